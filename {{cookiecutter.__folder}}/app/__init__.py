@@ -1,0 +1,1 @@
+"""The service: HTTP routes and scripts over one PostgreSQL database."""

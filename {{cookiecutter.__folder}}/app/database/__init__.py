@@ -1,0 +1,1 @@
+"""Engine, sessions, start-up probe and schema check: all that touches PostgreSQL, and no HTTP."""

@@ -1,0 +1,24 @@
+"""Declarative base of all models; models know this module of ``database`` and no other."""
+
+from sqlalchemy import MetaData
+from sqlalchemy.orm import DeclarativeBase
+
+__all__ = ["Base"]
+
+
+class Base(DeclarativeBase):
+    """Base of the models.
+
+    Constraints are named by a rule, so that migrations can drop them and code can tell them apart: see "The
+    importance of naming constraints" in Alembic's manual. Tables name no PostgreSQL schema: the engine fills it in.
+    """
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )

@@ -1,0 +1,158 @@
+"""Makes the engine: the one place that knows how this service connects. It knows no settings."""
+
+import ssl
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from asyncpg.exceptions import TargetServerAttributeNotMatched
+from pydantic import SecretStr
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import Dialect, ExceptionContext
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, DisconnectionError, PendingRollbackError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+from app.about import NAME
+from app.database.failures import DatabaseUnavailable, describe
+from app.database.url import parse_database_url
+
+__all__ = ["EngineOptions", "create_database_engine"]
+
+_DRIVER_GRACE = 1.0
+"""Seconds that the driver waits beyond the server's statement_timeout: the server's own error says more."""
+
+_STATEMENT_FAILED = "statement_failed"
+
+
+class EngineOptions(TypedDict, total=False):
+    """Keyword arguments of `create_database_engine`, for functions that hand them on."""
+
+    schema: str | None
+    isolation_level: str | None
+    connect_args: Mapping[str, Any] | None
+    connect_timeout: float
+    statement_timeout: float
+    pool_size: int
+    max_overflow: int
+    pool_timeout: float
+    pool_recycle: int
+    pool_pre_ping: bool
+
+
+def create_database_engine(
+    url: str,
+    password: str | SecretStr | None = None,
+    *,
+    schema: str | None = None,
+    isolation_level: str | None = None,
+    connect_args: Mapping[str, Any] | None = None,
+    connect_timeout: float = 5,
+    statement_timeout: float = 30,
+    pool_size: int = 5,
+    max_overflow: int = 10,
+    pool_timeout: float = 30,
+    pool_recycle: int = -1,
+    pool_pre_ping: bool = False,
+) -> AsyncEngine:
+    """Create an engine. Nothing connects before its first use; the caller disposes of it.
+
+    Parameters
+    ----------
+    url, password
+        See `app.database.url.parse_database_url`.
+    schema
+        PostgreSQL schema of all tables that name none. It is written into each statement: that costs no round trip,
+        and holds behind a transaction pooler, where a ``search_path`` would leak between clients.
+    isolation_level
+        Of each transaction; none: the server's default.
+    connect_args
+        Further arguments of ``asyncpg.connect``. They win over what is set here.
+    connect_timeout
+        Seconds that one attempt to connect may take; the URL's ``connect_timeout`` wins over it.
+    statement_timeout
+        Seconds that one statement may take, 0 for no limit. Sent to the server as a start-up parameter, which some
+        poolers refuse; and held by the driver a second later, for a peer that has gone silent.
+    pool_size, max_overflow, pool_timeout, pool_recycle, pool_pre_ping
+        As in ``sqlalchemy.create_engine``.
+
+    Raises
+    ------
+    DatabaseUrlError
+        Where the URL or the password beside it cannot be used.
+    """
+    if isinstance(password, SecretStr):
+        password = password.get_secret_value()
+    target = parse_database_url(url, password)
+    arguments: dict[str, Any] = {
+        **target.connect_args,
+        "timeout": target.connect_timeout or connect_timeout,
+        **(connect_args or {}),
+    }
+    server_settings = {"application_name": NAME} | target.server_settings
+    if statement_timeout:
+        server_settings["statement_timeout"] = str(round(statement_timeout * 1000))
+        arguments.setdefault("command_timeout", statement_timeout + _DRIVER_GRACE)
+    arguments["server_settings"] = server_settings | arguments.get("server_settings", {})
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",  # the address stands in connect_args: asyncpg reads it, see app.database.url
+        connect_args=arguments,
+        isolation_level=isolation_level,
+        execution_options={"schema_translate_map": {None: schema}} if schema else {},
+        pool_size=pool_size,
+        max_overflow=max_overflow,
+        pool_timeout=pool_timeout,
+        pool_recycle=pool_recycle,
+        pool_pre_ping=pool_pre_ping,
+        # Errors go to logs, and what users sent does not belong there. The price is a log that names the statement
+        # and not the value that broke it: set this to False on your own machine while you hunt for one.
+        hide_parameters=True,
+    )
+    _listen(engine, target.address)
+    return engine
+
+
+def _listen(engine: AsyncEngine, address: str) -> None:
+    """Correct what the driver and the pool do by themselves, each by an event of SQLAlchemy."""
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def name_a_failed_connect(
+        dialect: Dialect, record: ConnectionPoolEntry, cargs: tuple[Any, ...], cparams: dict[str, Any]
+    ) -> DBAPIConnection:
+        try:
+            return dialect.connect(*cargs, **cparams)
+        except ssl.SSLCertVerificationError:
+            raise  # an OSError that no later try would mend
+        except (OSError, TargetServerAttributeNotMatched) as error:
+            raise DatabaseUnavailable(f"cannot reach PostgreSQL at {address}: {describe(error)}") from error
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def name_a_failed_statement(context: ExceptionContext) -> None:
+        if isinstance(context.original_exception, OSError):  # command_timeout is a bare TimeoutError
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
+            raise DatabaseUnavailable(f"PostgreSQL at {address} did not answer in time") from context.original_exception
+        if context.connection is not None and not context.is_disconnect:
+            context.connection.info[_STATEMENT_FAILED] = True
+
+    @event.listens_for(engine.sync_engine, "commit")
+    def refuse_a_commit_that_is_none(connection: Connection) -> None:
+        # After a failed statement PostgreSQL answers COMMIT with ROLLBACK, and the driver takes it for success: code
+        # that swallowed the error would report work as stored. Ask, but only where a statement has failed.
+        if connection.info.pop(_STATEMENT_FAILED, False):
+            try:
+                connection.exec_driver_sql("SELECT 1")
+            except DBAPIError as error:
+                raise PendingRollbackError(
+                    "An earlier statement of this transaction failed and its error was swallowed: nothing of the "
+                    "transaction can be committed. Let the error pass, or run what may fail in session.begin_nested()."
+                ) from error
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def replace_a_closed_connection(
+        connection: DBAPIConnection, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
+    ) -> None:
+        # asyncpg knows without a round trip that the server has hung up: after a restart no request need fail.
+        if connection.driver_connection.is_closed():
+            raise DisconnectionError("the server closed the connection")

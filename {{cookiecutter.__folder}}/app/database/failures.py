@@ -1,0 +1,75 @@
+"""What a failure of the database means, read from its SQLSTATE (PostgreSQL's manual, appendix A)."""
+
+from collections.abc import Iterator
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+__all__ = ["DatabaseUnavailable", "constraint_name", "describe", "is_unavailable", "sqlstate"]
+
+_TRY_LATER = {
+    "40001",  # serialization_failure
+    "40P01",  # deadlock_detected
+    "55P03",  # lock_not_available, a lock_timeout
+    "57014",  # query_canceled, a statement_timeout
+    "57P01",  # admin_shutdown
+    "57P02",  # crash_shutdown
+    "57P03",  # cannot_connect_now: starting up, shutting down, in recovery
+    "57P05",  # idle_session_timeout
+    "25P03",  # idle_in_transaction_session_timeout
+    "25006",  # read_only_sql_transaction: a primary that a failover has made a replica
+}
+_TRY_LATER_CLASSES = {
+    "08",  # connection exceptions
+    "53",  # insufficient resources: too many connections, out of memory, disk full
+}
+_NEVER = {
+    "08P01",  # protocol_violation: a pooler that refuses a start-up parameter says so every time
+}
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be reached, or did not answer in time.
+
+    Raised by the engine in place of the bare ``OSError`` and ``TimeoutError`` of the driver, which could have come
+    from anything.
+    """
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and its causes: SQLAlchemy's error wraps the dialect's, which wraps the driver's."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = getattr(link, "orig", None) or link.__cause__
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the five characters that PostgreSQL gave for a failure, None where it gave none."""
+    return next((code for link in _chain(error) if (code := getattr(link, "sqlstate", None))), None)
+
+
+def constraint_name(error: BaseException) -> str | None:
+    """Return the name of the constraint that a statement violated, None where that was not the failure."""
+    return next((name for link in _chain(error) if (name := getattr(link, "constraint_name", None))), None)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Tell whether a failure is the database's condition rather than the statement's fault: worth trying later."""
+    if isinstance(error, DatabaseUnavailable | PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = sqlstate(error) or ""
+    if state in _NEVER:
+        return False
+    return error.connection_invalidated or state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES
+
+
+def describe(error: BaseException) -> str:
+    """Return the server's or the driver's own words for a failure, on one line, without SQL or parameters."""
+    *_, first = _chain(error)
+    words = str(first) or type(first).__name__
+    return words.splitlines()[0].strip().rstrip(".")

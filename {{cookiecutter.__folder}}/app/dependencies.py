@@ -1,0 +1,58 @@
+"""What handlers may ask for, by name."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import iter_route_contexts
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.database.session import DatabaseSessionDependency, db_session_dependency
+
+__all__ = ["DbSession", "LateCommitError", "refuse_late_commits"]
+
+DbSession = Annotated[AsyncSession, Depends(db_session_dependency, scope="function")]
+"""A session that is one transaction, committed before the response is sent.
+
+``scope="function"`` is what makes it so: in FastAPI's default scope the commit would run after the client has its
+answer. All that ask for it in one request get the same session.
+"""
+
+
+class LateCommitError(Exception):
+    """A route asks for a session in a way that commits after the response."""
+
+
+def refuse_late_commits(app: FastAPI) -> None:
+    """Check how the routes of an application ask for their session.
+
+    Raises
+    ------
+    LateCommitError
+        Where one of them says ``Depends(db_session_dependency)`` without ``scope="function"``: one line a route.
+    """
+    lines = [
+        f"{name}: asks for its session by Depends(db_session_dependency), which commits after the response is sent; "
+        "write `session: DbSession` (from app.dependencies)"
+        for name, dependant in _dependants(app.routes)
+        if _commits_late(dependant)
+    ]
+    if lines:
+        raise LateCommitError("\n".join(lines))
+
+
+def _dependants(routes: Iterable[Any], prefix: str = "") -> Iterable[tuple[str, Dependant]]:
+    for route in iter_route_contexts(list(routes)):
+        path = f"{prefix}{route.path or ''}"
+        mounted = getattr(getattr(route.route, "app", None), "routes", None)
+        dependant = getattr(route, "dependant", None)
+        if isinstance(dependant, Dependant):
+            yield " ".join([*sorted(route.methods or ()), path]), dependant
+        elif mounted:
+            yield from _dependants(mounted, path)
+
+
+def _commits_late(dependant: Dependant) -> bool:
+    late = isinstance(dependant.call, DatabaseSessionDependency) and dependant.scope != "function"
+    return late or any(_commits_late(inner) for inner in dependant.dependencies)

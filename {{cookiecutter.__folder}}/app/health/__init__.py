@@ -1,0 +1,1 @@
+"""Probes: whether the process is alive, and whether it can serve."""

@@ -1,0 +1,83 @@
+"""The HTTP service: ``uvicorn app.main:app``."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.about import DESCRIPTION, NAME, VERSION
+from app.config import Settings, SettingsError, load_settings
+from app.database.probe import DatabaseNotReady
+from app.dependencies import LateCommitError, refuse_late_commits
+from app.health.routes import router as health
+from app.logging import configure_logging
+from app.middleware import RequestMiddleware
+from app.problems import install_problems, problem_responses
+from app.startup import open_database
+from app.users.routes import router as users
+
+__all__ = ["app", "create_app"]
+
+_MAX_BODY_BYTES: Final = 1024 * 1024
+"""Far above any body of these routes, far below what would hurt a worker."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Put the service together.
+
+    Parameters
+    ----------
+    settings
+        None: read when the service starts, not now, so that importing this module needs none.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        current = settings or load_settings()
+        configure_logging(current)
+        refuse_late_commits(app)
+        async with open_database(current):
+            yield
+
+    app = FastAPI(title=NAME, version=VERSION, description=DESCRIPTION, lifespan=lifespan)
+    install_problems(app)
+    # The last one added is the outermost.
+    app.add_middleware(RequestMiddleware, max_body_bytes=_MAX_BODY_BYTES)
+    app.add_middleware(_OneLineStartup)
+    app.include_router(health)
+    app.include_router(users, responses=problem_responses(500, 503))
+    return app
+
+
+class _OneLineStartup:
+    """Ends a start-up that its user can mend with a line a problem, where a server would print a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        failed: Message | None = None
+
+        async def hold_back_failure(message: Message) -> None:
+            nonlocal failed
+            if message["type"] == "lifespan.startup.failed":
+                failed = message  # its text is a traceback
+            else:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, hold_back_failure)
+        except (SettingsError, DatabaseNotReady, LateCommitError) as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        except BaseException:
+            if failed is not None:
+                await send(failed)
+            raise
+
+
+app = create_app()

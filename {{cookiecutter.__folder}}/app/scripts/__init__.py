@@ -1,0 +1,1 @@
+"""Programs that run outside of any request."""

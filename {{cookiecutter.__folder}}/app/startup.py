@@ -1,0 +1,78 @@
+"""What the service, the scripts and the migrations share: settings in, a database that is ready out."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import click
+
+from app.config import Settings, SettingsError
+from app.database.engine import EngineOptions
+from app.database.failures import describe, is_unavailable
+from app.database.probe import DatabaseNotReady, wait_for_database
+from app.database.revision import check_revision
+from app.database.session import DatabaseSessionDependency, db_session_dependency
+
+__all__ = ["engine_options", "errors_as_one_line", "open_database"]
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """Translate the settings into arguments of `app.database.engine.create_database_engine`."""
+    return {
+        "schema": settings.database_schema,
+        "isolation_level": settings.database_isolation_level,
+        "connect_timeout": settings.database_connect_timeout,
+        "statement_timeout": settings.database_statement_timeout,
+        "pool_size": settings.database_pool_size,
+        "max_overflow": settings.database_max_overflow,
+        "pool_timeout": settings.database_pool_timeout,
+        "pool_recycle": settings.database_pool_recycle,
+        "pool_pre_ping": settings.database_pool_pre_ping,
+    }
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[DatabaseSessionDependency]:
+    """Open the pool, wait for the server, check the schema; close the pool at the end.
+
+    A script gets a session, with the engine, the schema and the rule of commit and rollback of a request, in one line::
+
+        async with open_database(settings) as database, database.session() as session: ...
+
+    Raises
+    ------
+    DatabaseNotReady
+        Where the service cannot work with this database.
+    """
+    database = db_session_dependency
+    await database.initialize(
+        settings.database_url.get_secret_value(), settings.database_password, **engine_options(settings)
+    )
+    try:
+        await wait_for_database(
+            database.engine,
+            tries=settings.database_probe_tries,
+            pause=settings.database_probe_pause,
+            try_timeout=settings.database_connect_timeout,
+        )
+        await check_revision(database.engine)
+        yield database
+    finally:
+        await database.aclose()
+
+
+@contextmanager
+def errors_as_one_line() -> Iterator[None]:
+    """End a command on an error that its user can mend with a line a problem on stderr, and without a traceback.
+
+    The exit code is 78 for settings and 1 for the database.
+    """
+    try:
+        yield
+    except (SettingsError, DatabaseNotReady) as error:
+        click.echo(error, err=True)
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        click.echo(f"DATABASE_URL: lost the database: {describe(error)}", err=True)
+        raise SystemExit(1) from None

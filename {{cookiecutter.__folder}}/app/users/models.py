@@ -1,0 +1,45 @@
+"""The table ``users``."""
+
+import sys
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import DateTime, Index, Text, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database.base import Base
+
+if sys.version_info >= (3, 14):
+    from uuid import uuid7
+else:
+    from uuid_utils.compat import uuid7
+
+__all__ = ["EMAIL_UNIQUE", "User"]
+
+EMAIL_UNIQUE = "uq_users_email"
+"""Name of the index that keeps e-mails unique: the repository knows its violation by it."""
+
+
+class User(Base):
+    """A user. A deleted one keeps its row, with ``deleted_at``, until the cleanup script purges it."""
+
+    __tablename__ = "users"
+
+    # UUIDv7 begins with the time: new rows go to the end of the index, and ids of two workers never meet.
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    email: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
+    )
+    deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = (
+        # Only the database can keep e-mails unique: a check before the insert is a race. Deleted users do not count.
+        Index(EMAIL_UNIQUE, func.lower(email), unique=True, postgresql_where=deleted_at.is_(None)),
+        # The order of the list, so that any page is one short walk along the index.
+        Index("ix_users_created_at_id", created_at, "id", postgresql_where=deleted_at.is_(None)),
+        # What the cleanup script looks for.
+        Index("ix_users_deleted_at", deleted_at, postgresql_where=deleted_at.is_not(None)),
+    )

@@ -1,0 +1,86 @@
+"""The users' routes: from HTTP to the repository and back, and no logic between."""
+
+from typing import Annotated, Any, Final
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import PlainValidator, WithJsonSchema
+
+from app.dependencies import DbSession
+from app.problems import problem_responses
+from app.users import repository
+from app.users.cursor import Cursor
+from app.users.schemas import NewUser, UserChanges, UserOut, UserPage
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/users", tags=["users"])
+
+
+def _decode(value: Any) -> Cursor | None:
+    return Cursor.decode(value) if value else None
+
+
+_Limit = Annotated[int, Query(ge=1, le=200, description="How many users a page holds at the most.")]
+_Cursor = Annotated[
+    Cursor | None,
+    PlainValidator(_decode),
+    WithJsonSchema({"type": "string"}),
+    Query(description="The next_cursor of the page before; none: the first page."),
+]
+
+
+def _with_header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
+    return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
+
+
+_BODY_ERRORS: Final = problem_responses(400, 409, 413, 422)
+
+
+@router.post("", status_code=201, responses=_with_header(201, "Location", "The address of the user.") | _BODY_ERRORS)
+async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut:
+    """Create a user."""
+    user = await repository.create_user(session, email=new.email, name=new.name)
+    response.headers["Location"] = f"{request.url.path}/{user.id}"
+    return UserOut.model_validate(user)
+
+
+@router.get(
+    "", responses=_with_header(200, "Link", 'The address of the next page, as rel="next".') | problem_responses(422)
+)
+async def list_users(
+    session: DbSession,
+    request: Request,
+    response: Response,
+    limit: _Limit = 50,
+    cursor: _Cursor = None,
+) -> UserPage:
+    """List users, oldest first, a page at a time."""
+    # One more than asked for tells whether there is a next page.
+    users = await repository.list_users(session, limit=limit + 1, after=cursor)
+    items = [UserOut.model_validate(user) for user in users[:limit]]
+    if len(users) <= limit:
+        return UserPage(items=items, next_cursor=None)
+    next_cursor = Cursor(items[-1].created_at, items[-1].id).encode()
+    query = urlencode({"limit": limit, "cursor": next_cursor})
+    response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+    return UserPage(items=items, next_cursor=next_cursor)
+
+
+@router.get("/{user_id}", responses=problem_responses(404, 422))
+async def get_user(user_id: UUID, session: DbSession) -> UserOut:
+    """Get a user."""
+    return UserOut.model_validate(await repository.get_user(session, user_id))
+
+
+@router.patch("/{user_id}", responses=problem_responses(404) | _BODY_ERRORS)
+async def change_user(user_id: UUID, changes: UserChanges, session: DbSession) -> UserOut:
+    """Change some fields of a user."""
+    return UserOut.model_validate(await repository.change_user(session, user_id, changes))
+
+
+@router.delete("/{user_id}", status_code=204, response_class=Response, responses=problem_responses(404, 422))
+async def delete_user(user_id: UUID, session: DbSession) -> None:
+    """Delete a user. Its e-mail is free at once."""
+    await repository.delete_user(session, user_id)

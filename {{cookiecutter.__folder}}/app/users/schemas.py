@@ -1,0 +1,77 @@
+"""What goes over the wire: bodies, parameters and answers of the users' routes."""
+
+import unicodedata
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from typing_extensions import TypedDict
+
+__all__ = ["NewUser", "UserChanges", "UserOut", "UserPage"]
+
+
+def _check_email(value: str) -> str:
+    # Not pydantic's EmailStr: it would take "Ada <ada@example.com>", and give back the domain in small letters.
+    try:
+        validate_email(value, check_deliverability=False)
+    except EmailNotValidError as error:
+        raise ValueError(str(error)) from None
+    return unicodedata.normalize("NFC", value)  # one spelling of "é", so that the unique index sees it
+
+
+def _check_text(value: str) -> str:
+    if "\0" in value:  # valid in JSON, but PostgreSQL stores no such text
+        raise ValueError("must not contain a NUL character")
+    return value
+
+
+Email = Annotated[
+    str,
+    AfterValidator(_check_email),
+    Field(max_length=254, json_schema_extra={"format": "email"}, examples=["ada@example.com"]),
+]
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
+    AfterValidator(_check_text),
+    Field(examples=["Ada Lovelace"]),
+]
+
+
+class NewUser(BaseModel):
+    """A user to be created."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    email: Email
+    name: Name
+
+
+class UserChanges(TypedDict, total=False):
+    """Fields to be changed; an absent one stays as it is, and null is no value for any."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]  # pydantic's way to configure a TypedDict
+
+    email: Email
+    name: Name
+
+
+class UserOut(BaseModel):
+    """A user."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    email: str
+    name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class UserPage(BaseModel):
+    """A page of users, oldest first."""
+
+    items: list[UserOut]
+    next_cursor: str | None = Field(description="The cursor of the next page; null: this is the last.")

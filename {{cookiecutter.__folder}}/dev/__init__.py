@@ -1,0 +1,1 @@
+"""Tools for development and tests; the service never imports them."""

@@ -1,0 +1,207 @@
+"""A PostgreSQL server of this project's own: TCP on loopback, a random port, a random password, no socket."""
+
+import fcntl
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from dev.programs import PostgresError, folder_for_server, give_to_server, run_as_server
+
+__all__ = ["Cluster", "cluster_in_use", "temporary_cluster"]
+
+_PROJECT: Final = Path(__file__).resolve().parent.parent
+_READY: Final = b"ready\n"
+_QUICK: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
+"""For a server that is thrown away: nothing of it need outlive a crash of the machine."""
+
+
+class Cluster:
+    """A server and its data, in one folder.
+
+    Parameters
+    ----------
+    folder
+        Is made where it is missing.
+    quick
+        Trade safety for speed; heeded when the data is made.
+    """
+
+    def __init__(self, folder: Path, *, quick: bool = False) -> None:
+        self._folder = folder_for_server(folder)
+        self._quick = quick
+        self._data = self._folder / "data"
+        self._keep = self._folder / "keep"
+        self._port = self._folder / "port"
+        self._password = self._folder / "password"
+        self._log = self._folder / "log"
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the URL of one of its databases."""
+        password, port = self._password.read_text(), self._port.read_text()
+        return f"postgresql://postgres:{password}@127.0.0.1:{port}/{database}"
+
+    def is_running(self) -> bool:
+        """Tell whether the server runs."""
+        return self._data.exists() and run_as_server("pg_ctl", "status", "-D", self._data, check=False) == 0
+
+    def start(self, *, keep: bool = False) -> None:
+        """Start the server where it does not run yet.
+
+        Parameters
+        ----------
+        keep
+            Let it run on when the last of its users goes.
+
+        Raises
+        ------
+        PostgresError
+            Where it does not start.
+        """
+        with self._lock():
+            if not self._port.exists():  # it is written last
+                self._make()
+            if not self.is_running():
+                self._keep.unlink(missing_ok=True)
+                self._start()
+            if keep:
+                self._keep.touch()
+
+    def stop(self) -> None:
+        """Stop the server where it runs, whoever uses it."""
+        with self._lock():
+            self._stop()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Run the server for a while. The last of several users stops it, unless it is kept."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "users").open("w") as users:
+            fcntl.flock(users, fcntl.LOCK_SH)  # the system frees it, however this process ends
+            self.start()
+            try:
+                yield
+            finally:
+                with self._lock(), suppress(BlockingIOError):
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where another user goes on
+                    if not self._keep.exists():
+                        self._stop()
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _make(self) -> None:
+        shutil.rmtree(self._data, ignore_errors=True)  # what an interrupted attempt left
+        self._data.mkdir(mode=0o700)
+        self._password.touch(mode=0o600)
+        self._password.write_text(secrets.token_urlsafe(24))
+        self._log.touch(mode=0o600)
+        for path in (self._data, self._password, self._log):
+            give_to_server(path)
+        settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", *(_QUICK if self._quick else ()))
+        run_as_server(
+            "initdb",
+            f"--pgdata={self._data}",
+            f"--pwfile={self._password}",
+            "--username=postgres",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            *(["--no-sync"] if self._quick else []),
+            *(f"--set={setting}" for setting in settings),
+        )
+        self._port.write_text(str(_free_port()))
+
+    def _start(self) -> None:
+        for _ in range(5):  # a port that was free may have been taken meanwhile
+            where = ("-D", self._data, "-l", self._log, "-o", f"-p {self._port.read_text()}")
+            if run_as_server("pg_ctl", "start", "--wait", *where, check=False) == 0:
+                return
+            self._port.write_text(str(_free_port()))
+        lines = self._log.read_text(errors="replace").splitlines()
+        raise PostgresError("\n".join(["the embedded PostgreSQL does not start; its log ends with:", *lines[-8:]]))
+
+    def _stop(self) -> None:
+        self._keep.unlink(missing_ok=True)
+        if self.is_running():
+            run_as_server("pg_ctl", "stop", "--wait", "--mode=fast", "-D", self._data)
+
+
+@contextmanager
+def cluster_in_use(folder: Path, *, temporary: bool = False) -> Iterator[Cluster]:
+    """Run a server for as long as this block, or this process, lasts.
+
+    It is held by a process of its own that waits for the end of ours: a test run or a ``make run`` that is killed
+    leaves no server behind.
+
+    Parameters
+    ----------
+    folder
+        Where the data is.
+    temporary
+        Remove the folder at the end.
+
+    Raises
+    ------
+    PostgresError
+        Where it does not start.
+    """
+    command = [sys.executable, "-m", "dev.cluster", str(folder), *(["temporary"] if temporary else [])]
+    with subprocess.Popen(
+        command, cwd=_PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        if (said := holder.stdout.readline()) != _READY:
+            raise PostgresError((said + holder.stdout.read()).decode().strip())
+        try:
+            yield Cluster(folder)
+        finally:
+            holder.stdin.close()
+            holder.wait()
+
+
+@contextmanager
+def temporary_cluster() -> Iterator[Cluster]:
+    """Run a server that is removed at the end, data and all."""
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    give_to_server(folder)
+    with cluster_in_use(folder, temporary=True) as cluster:
+        yield cluster
+
+
+def _hold(folder: Path, *, temporary: bool) -> None:
+    """Run a server until standard input ends, which it does when the process that started this one ends."""
+    try:
+        with Cluster(folder, quick=temporary).in_use():
+            sys.stdout.buffer.write(_READY)
+            sys.stdout.flush()
+            sys.stdin.read()
+    except PostgresError as error:
+        print(error, flush=True)
+    finally:
+        if temporary:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    _hold(Path(sys.argv[1]), temporary="temporary" in sys.argv[2:])

@@ -1,0 +1,65 @@
+"""Databases of their own for tests and checks: never the one that DATABASE_URL or .env names."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from dev.cluster import temporary_cluster
+
+__all__ = ["create_database", "drop_database", "ensure_database", "scratch_database", "scratch_server"]
+
+
+@contextmanager
+def scratch_server() -> Iterator[str]:
+    """Give the URL of a server for tests: the one of TEST_DATABASE_URL, or an embedded one for this while."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url.replace("+asyncpg", "", 1)
+    else:
+        with temporary_cluster() as cluster:
+            yield cluster.url()
+
+
+@contextmanager
+def scratch_database(server: str, *, template: str | None = None) -> Iterator[str]:
+    """Give the URL of a database that is dropped at the end; a copy of another one, or empty."""
+    url = create_database(server, template=template)
+    try:
+        yield url
+    finally:
+        drop_database(server, url)
+
+
+def create_database(server: str, *, template: str | None = None) -> str:
+    """Make a database with a name that is free, and return its URL."""
+    name = f"test_{secrets.token_hex(8)}"
+    source = urlsplit(template).path.lstrip("/") if template else "template0"
+    asyncio.run(_execute(server, f'CREATE DATABASE "{name}" TEMPLATE "{source}"'))
+    return urlsplit(server)._replace(path=f"/{name}").geturl()
+
+
+def drop_database(server: str, url: str) -> None:
+    """Remove a database, even while somebody is connected to it."""
+    asyncio.run(_execute(server, f'DROP DATABASE "{urlsplit(url).path.lstrip("/")}" WITH (FORCE)'))
+
+
+def ensure_database(server: str, name: str) -> None:
+    """Make a database where it is missing."""
+
+    async def ensure() -> None:
+        with suppress(asyncpg.DuplicateDatabaseError):
+            await _execute(server, f'CREATE DATABASE "{name}"')
+
+    asyncio.run(ensure())
+
+
+async def _execute(server: str, statement: str) -> None:
+    connection = await asyncpg.connect(server)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

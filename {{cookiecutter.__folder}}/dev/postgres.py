@@ -1,0 +1,140 @@
+"""The embedded PostgreSQL of ``make run``, ``make db`` and the tests, as a command: ``python -m dev.postgres``.
+
+Where DATABASE_URL is set, in the environment or by a line of the user's own in .env, that server is used and none is
+started. A line that ``make db`` wrote counts as the embedded server.
+"""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+from dotenv import dotenv_values
+
+from app.about import NAME
+from dev.cluster import Cluster, cluster_in_use
+from dev.databases import ensure_database, scratch_database, scratch_server
+from dev.programs import PostgresError, program
+
+_PROJECT: Final = Path(__file__).resolve().parent.parent
+_FOLDER: Final = _PROJECT / ".postgres"
+_ENV: Final = _PROJECT / ".env"
+_MARK: Final = "  # written by make db"
+_DATABASE: Final = NAME.replace("-", "_")
+
+
+@click.group()
+def main() -> None:
+    """Run the embedded PostgreSQL of this project."""
+
+
+@main.command()
+def start() -> None:
+    """Start the server, let it run, and name it in .env."""
+    if where := _own_server():
+        click.echo(f"DATABASE_URL is set in {where}: that server is used, none is started.")
+        return
+    cluster = Cluster(_FOLDER)
+    cluster.start(keep=True)
+    ensure_database(cluster.url(), _DATABASE)
+    _write_env(cluster.url(_DATABASE))
+    click.echo("PostgreSQL runs, and .env names it; `make db-stop` stops it, its data stays.")
+
+
+@main.command()
+def stop() -> None:
+    """Stop the server. Its data stays."""
+    Cluster(_FOLDER).stop()
+    click.echo("PostgreSQL is stopped; its data is kept.")
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(command: Sequence[str]) -> None:
+    """Run COMMAND with DATABASE_URL set, and the server for as long as that takes."""
+    with _server() as environment:
+        code = _call(command, environment)
+    raise SystemExit(code)
+
+
+@main.command()
+def psql() -> None:
+    """Open a shell on the database."""
+    with _server() as environment:
+        values = {**dotenv_values(_ENV), **environment}
+        url = (values.get("DATABASE_URL") or "").replace("+asyncpg", "", 1)
+        code = _call([str(program("psql")), url], {**environment, "PGPASSWORD": values.get("DATABASE_PASSWORD") or ""})
+    raise SystemExit(code)
+
+
+@main.command()
+def drift() -> None:
+    """Check, on an empty database of its own, that the migrations make what the models say."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DATABASE_")}
+    alembic = ["alembic", "-c", str(_PROJECT / "pyproject.toml")]
+    # From a folder without .env: only a variable with a value wins over what stands in one.
+    with scratch_server() as server, scratch_database(server) as url, tempfile.TemporaryDirectory() as folder:
+        for command in (["upgrade", "head"], ["check"]):
+            code = subprocess.call([*alembic, *command], env=environment | {"DATABASE_URL": url}, cwd=folder)
+            if code:
+                raise SystemExit(code)
+
+
+@contextmanager
+def _server() -> Iterator[dict[str, str]]:
+    """Give an environment for a command that needs the database."""
+    if _own_server():
+        yield dict(os.environ)
+        return
+    with cluster_in_use(_FOLDER) as cluster:
+        ensure_database(cluster.url(), _DATABASE)
+        if _MARK in _env_text():
+            _write_env(cluster.url(_DATABASE))  # the port may be another one now
+        yield {**os.environ, "DATABASE_URL": cluster.url(_DATABASE)}
+
+
+def _call(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Run a command to its end, whatever signal comes, so that the server outlives it and not us."""
+    with subprocess.Popen(command, env=environment) as process:
+        # A signal to our whole group, as Ctrl-C is, reaches the command by itself, and uvicorn's reloader hangs where
+        # two come at once: SIGTERM is passed on only to a command that still runs a second later.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(1) and None)
+        signal.signal(signal.SIGALRM, lambda *_: process.terminate())
+        return process.wait()
+
+
+def _env_text() -> str:
+    return _ENV.read_text(encoding="utf-8") if _ENV.exists() else ""
+
+
+def _without_marked_line() -> list[str]:
+    return [line for line in _env_text().splitlines() if not line.endswith(_MARK)]
+
+
+def _own_server() -> str | None:
+    """Return where the user has named a server, None where nowhere."""
+    if os.environ.get("DATABASE_URL"):
+        return "the environment"
+    if dotenv_values(stream=io.StringIO("\n".join(_without_marked_line()))).get("DATABASE_URL"):
+        return ".env"
+    return None
+
+
+def _write_env(url: str) -> None:
+    _ENV.touch(mode=0o600)  # the URL has a password
+    _ENV.write_text("\n".join([*_without_marked_line(), f"DATABASE_URL={url}{_MARK}", ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PostgresError as error:
+        sys.exit(str(error))

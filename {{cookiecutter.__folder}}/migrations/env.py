@@ -1,0 +1,115 @@
+"""Runs the migrations, on the service's own settings: ``alembic upgrade head``."""
+
+import asyncio
+import zlib
+
+import structlog
+from alembic import context
+from sqlalchemy import Connection, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.schema import CreateSchema
+
+import app.users.models  # noqa: F401  # autogeneration sees the tables whose modules are imported here
+from app.about import NAME
+from app.config import Settings, load_settings
+from app.database.base import Base
+from app.database.engine import create_database_engine
+from app.database.probe import wait_for_database
+from app.logging import configure_logging
+from app.startup import engine_options, errors_as_one_line
+
+_POLL = 0.25
+"""Seconds between two looks at whether another migration has ended."""
+
+
+def migrate_offline(settings: Settings) -> None:
+    """Print the SQL instead of running it. Needs no database, nor its URL."""
+    schema = settings.database_schema
+    context.configure(
+        dialect_name="postgresql",
+        target_metadata=Base.metadata,
+        version_table_schema=schema,
+        literal_binds=True,
+    )
+    with context.begin_transaction():
+        if schema:
+            context.execute(CreateSchema(schema, if_not_exists=True))
+            context.execute(f"SET search_path TO {_quoted(schema)}")
+        context.run_migrations()
+
+
+async def migrate_online(settings: Settings) -> None:
+    """Wait for the server, then for our turn, then migrate."""
+    options = engine_options(settings)
+    # A migration may take its time, for a statement and for the whole; and it needs a connection for the lock.
+    options |= {"statement_timeout": 0, "pool_size": 2, "max_overflow": 0, "isolation_level": None}
+    options["connect_args"] = {"server_settings": {"application_name": f"{NAME} migrations"}}
+    engine = create_database_engine(settings.database_url.get_secret_value(), settings.database_password, **options)
+    schema = settings.database_schema
+    try:
+        await wait_for_database(
+            engine,
+            tries=settings.database_probe_tries,
+            pause=settings.database_probe_pause,
+            try_timeout=settings.database_connect_timeout,
+        )
+        async with engine.connect() as lock_connection:
+            await _wait_for_turn(lock_connection, schema)
+            if schema:
+                await _create_schema(engine, schema)
+            async with engine.connect() as connection:
+                await connection.run_sync(_migrate, schema)
+    finally:
+        await engine.dispose()
+
+
+async def _wait_for_turn(connection: AsyncConnection, schema: str | None) -> None:
+    """Take the lock that lets one migration run at a time; the end of the connection's transaction frees it.
+
+    It is held on a connection of its own, so that it outlasts each transaction of the migrations, and by a
+    transaction, so that it works behind a transaction pooler. And it is polled: one that waits inside a statement
+    would hold up ``CREATE INDEX CONCURRENTLY``, which waits for the snapshots of all other statements.
+    """
+    number = zlib.crc32(f"alembic {schema or ''}".encode())
+    said = False
+    while not await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:number)"), {"number": number}):
+        await connection.rollback()
+        if not said:
+            structlog.get_logger("alembic").info("waiting for another migration to end")
+            said = True
+        await asyncio.sleep(_POLL)
+    # It idles while the migrations work, and must not be ended for that.
+    await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+
+
+async def _create_schema(engine: AsyncEngine, schema: str) -> None:
+    async with engine.begin() as connection:
+        # Asked first: IF NOT EXISTS needs the right to create schemas even where there is nothing to create.
+        if not await connection.scalar(text("SELECT to_regnamespace(:name)"), {"name": _quoted(schema)}):
+            await connection.execute(CreateSchema(schema, if_not_exists=True))
+
+
+def _migrate(connection: Connection, schema: str | None) -> None:
+    if schema:
+        # The engine writes the schema's name into what Alembic builds. This is for SQL written by hand, and for
+        # reflection; LOCAL, or it would stay with the server's connection, which a pooler lends to others.
+        @event.listens_for(connection, "begin")
+        def look_into_schema(connection: Connection) -> None:
+            connection.exec_driver_sql(f"SET LOCAL search_path TO {_quoted(schema)}")
+
+    context.configure(connection=connection, target_metadata=Base.metadata, version_table_schema=schema)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+with errors_as_one_line():
+    if context.is_offline_mode():
+        migrate_offline(load_settings(database_url="postgresql://nobody@nowhere/", database_password=None))
+    else:
+        loaded = load_settings()
+        configure_logging(loaded)
+        asyncio.run(migrate_online(loaded))
