@@ -28,7 +28,6 @@ def migrate_offline(settings: Settings) -> None:
     context.configure(
         dialect_name="postgresql",
         target_metadata=Base.metadata,
-        version_table_schema=schema,
         literal_binds=True,
     )
     with context.begin_transaction():
@@ -97,7 +96,7 @@ def _migrate(connection: Connection, schema: str | None) -> None:
         def look_into_schema(connection: Connection) -> None:
             connection.exec_driver_sql(f"SET LOCAL search_path TO {_quoted(schema)}")
 
-    context.configure(connection=connection, target_metadata=Base.metadata, version_table_schema=schema)
+    context.configure(connection=connection, target_metadata=Base.metadata)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -18,6 +18,7 @@ from app.users import repository
 
 __all__ = ["cleanup", "main"]
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger(__name__)
 
 
@@ -43,7 +44,7 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[int] = loop.create_future()
     async with open_database(settings) as database:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             loop.add_signal_handler(number, _set_once, stop, number)
         async with database.session() as session:
             total = await repository.count_purgeable(session, deleted_for=deleted_for)
@@ -51,18 +52,19 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
             _log.info("users to purge", count=total)
             return None
         purged = 0
-        with click.progressbar(
-            length=total, label="purging users", file=sys.stderr, hidden=not sys.stderr.isatty()
-        ) as bar:
+        terminal = sys.stderr.isatty()
+        with click.progressbar(length=total, label="purging users", file=sys.stderr, hidden=not terminal) as bar:
             while not stop.done():
                 async with database.session() as session:
                     count = await repository.purge_users(session, deleted_for=deleted_for, limit=batch_size)
                 purged += count  # only now: the transaction has been committed
                 bar.update(count)
-                if bar.hidden and count:
+                if not terminal and count:
                     _log.info("purged a batch", count=count, done=purged, of=total)
                 if count < batch_size:
                     break
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
     _log.info("purged users", count=purged, stopped_early=stop.done())
     return stop.result() if stop.done() else None
 

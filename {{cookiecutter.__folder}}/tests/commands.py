@@ -1,0 +1,38 @@
+"""Runs programs as a user would, with no settings but those that a test gives."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from app.config import Settings
+
+__all__ = ["PROJECT", "environment", "run"]
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def environment(database_url: str = "", **env: str) -> dict[str, str]:
+    """Return an environment without the settings of whoever runs the tests."""
+    own = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return (
+        own
+        | {"PATH": path, "PYTHONPATH": str(PROJECT), "DATABASE_URL": database_url, "DATABASE_PROBE_PAUSE": "0"}
+        | env
+    )
+
+
+def run(*command: str, database_url: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, in a folder without .env."""
+    if command[0] == "alembic":
+        command = ("alembic", "-c", str(PROJECT / "pyproject.toml"), *command[1:])
+    return subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+        env=environment(database_url, **env),
+    )

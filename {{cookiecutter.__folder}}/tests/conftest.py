@@ -1,0 +1,123 @@
+"""Fixtures of all tests. Each test that asks for a database gets one of its own, migrated, on a real PostgreSQL.
+
+The server is an embedded one, started for the run, or the one that TEST_DATABASE_URL names. DATABASE_URL and .env
+are never looked at: no test can touch the data of a running service.
+"""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+
+import httpx2
+import pytest
+import structlog
+from fastapi import FastAPI
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from app.config import Settings
+from app.database.engine import create_database_engine
+from app.database.session import create_async_session
+from app.main import create_app
+from dev.databases import scratch_database, scratch_server
+from tests.commands import run
+
+_SERVER, _TEMPLATE = "TESTS_SERVER", "TESTS_TEMPLATE"
+_resources = ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server and migrate a database to copy from: once a run, before the workers start."""
+    if hasattr(config, "workerinput"):
+        return
+    server = _resources.enter_context(scratch_server())
+    template = _resources.enter_context(scratch_database(server))
+    run("alembic", "upgrade", "head", database_url=template).check_returncode()
+    os.environ |= {_SERVER: server, _TEMPLATE: template}  # the workers inherit them
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the server."""
+    _resources.close()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run async tests on asyncio, as uvicorn does."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def server_url() -> str:
+    """URL of the server's maintenance database, for tests that make or break databases."""
+    return os.environ[_SERVER]
+
+
+@pytest.fixture
+def empty_database_url(server_url: str) -> Iterator[str]:
+    """URL of a database of this test's own, with nothing in it."""
+    with scratch_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(server_url: str) -> Iterator[str]:
+    """URL of a database of this test's own, migrated."""
+    with scratch_database(server_url, template=os.environ[_TEMPLATE]) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    """Settings that name the test's database and leave all else at its default."""
+    return Settings(database_url=SecretStr(database_url), database_probe_pause=0)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on the test's database, apart from the service's."""
+    engine = create_database_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    """A session to arrange and to look, apart from the service's. It commits only where the test says so."""
+    session = await create_async_session(engine)
+    yield session
+    await session.close()
+
+
+@pytest.fixture
+def app(settings: Settings) -> FastAPI:
+    """The service, on the test's database. A test may add routes to it."""
+    return create_app(settings)
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of the running service."""
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://service") as client,
+    ):
+        yield client

@@ -1,0 +1,118 @@
+"""How the service connects, and what it does where a connection is lost or a schema is its own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.database.engine import create_database_engine
+from app.database.failures import DatabaseUnavailable, is_unavailable, sqlstate
+from app.users.models import User
+
+
+@pytest.fixture
+async def silent_server() -> AsyncIterator[str]:
+    """URL of a peer that accepts connections and says nothing."""
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server:
+        yield f"postgresql://ada@{host}:{port}/orders"
+
+
+async def test_a_peer_that_says_nothing_is_given_up_after_the_connect_timeout(silent_server: str) -> None:
+    engine = create_database_engine(silent_server, connect_timeout=0.1)
+    with pytest.raises(DatabaseUnavailable, match="cannot reach PostgreSQL at 127.0.0.1"):
+        await engine.connect()
+
+
+async def test_a_slow_statement_is_cut_by_the_server(database_url: str) -> None:
+    engine = create_database_engine(database_url, statement_timeout=0.1)
+    async with engine.connect() as connection:
+        with pytest.raises(DBAPIError) as raised:
+            await connection.execute(text("SELECT pg_sleep(60)"))
+    assert sqlstate(raised.value) == "57014"
+    assert is_unavailable(raised.value)
+    await engine.dispose()
+
+
+async def test_a_statement_that_the_server_never_ends_is_cut_by_the_driver(database_url: str) -> None:
+    engine = create_database_engine(database_url, statement_timeout=0, connect_args={"command_timeout": 0.1})
+    async with engine.connect() as connection:
+        with pytest.raises(DatabaseUnavailable, match="did not answer in time"):
+            await connection.execute(text("SELECT pg_sleep(60)"))
+        assert connection.invalidated
+    await engine.dispose()
+
+
+async def test_a_connection_that_the_server_closed_is_replaced_unseen(database_url: str, session: AsyncSession) -> None:
+    """As after a restart: the pool holds dead connections, and the next request succeeds all the same."""
+    engine = create_database_engine(database_url)
+    async with engine.connect() as connection:
+        first = await connection.scalar(text("SELECT pg_backend_pid()"))
+    await session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": first})
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT pg_backend_pid()")) != first
+    await engine.dispose()
+
+
+async def test_errors_show_no_values(session: AsyncSession) -> None:
+    with pytest.raises(DBAPIError) as raised:
+        await session.execute(text("SELECT CAST(:value AS text) || 1/0"), {"value": "hunter2"})
+    assert "hunter2" not in str(raised.value)
+
+
+async def test_the_application_has_a_name_on_the_server_and_the_url_can_change_it(database_url: str) -> None:
+    for url, name in ((database_url, None), (f"{database_url}?application_name=me", "me")):
+        engine = create_database_engine(url)
+        async with engine.connect() as connection:
+            found = await connection.scalar(text("SHOW application_name"))
+            assert found == name or (name is None and found)
+        await engine.dispose()
+
+
+async def test_a_password_may_be_a_secret(database_url: str) -> None:
+    engine = create_database_engine("postgresql://ada@db/orders", SecretStr("p@ss"))
+    await engine.dispose()
+
+
+async def test_a_schema_holds_whatever_the_connection_looked_at_before(database_url: str) -> None:
+    """A transaction pooler lends a connection to others between transactions: they leave their search_path on it."""
+    engine = create_database_engine(database_url, schema="mine", pool_size=1, max_overflow=0)
+    async with engine.begin() as connection:
+        for schema in ("mine", "theirs"):
+            await connection.execute(text(f"CREATE SCHEMA {schema}"))
+            await connection.execute(text(f"CREATE TABLE {schema}.users (LIKE public.users INCLUDING ALL)"))
+    async with AsyncSession(engine) as session:
+        await session.execute(text("SET search_path TO theirs"))
+        await session.commit()
+        session.add(User(email="ada@example.com", name="Ada"))
+        await session.commit()
+        assert (await session.scalars(select(User.name))).all() == ["Ada"]
+        assert await session.scalar(text("SELECT count(*) FROM mine.users")) == 1
+        assert await session.scalar(text("SELECT count(*) FROM theirs.users")) == 0
+    await engine.dispose()
+
+
+async def test_a_schema_costs_no_round_trip(database_url: str) -> None:
+    """What is sent for a read is the same with a schema and without, but for the schema's name."""
+    sent: dict[str, list[str]] = {}
+    for schema in ("public", ""):
+        engine = create_database_engine(database_url, schema=schema or None)
+        async with AsyncSession(engine) as session:
+            driver = (await (await session.connection()).get_raw_connection()).driver_connection
+            assert driver is not None
+            queries = sent.setdefault(schema, [])
+            driver.add_query_logger(lambda record, queries=queries: queries.append(record.query))
+            await session.scalars(select(User.name))
+            await session.commit()
+        await engine.dispose()
+    assert [query.replace("public.", "") for query in sent["public"]] == sent[""]

@@ -1,0 +1,99 @@
+"""Waiting for a database: what is waited for, and what is not."""
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from app.database.engine import create_database_engine
+from app.database.probe import DatabaseNotReady, wait_for_database
+from app.database.revision import check_revision
+
+GONE = "postgresql://127.0.0.1:1/orders"
+
+
+class _Listener:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warning(self, line: str, **_: object) -> None:
+        self.lines.append(line)
+
+
+async def refusal(url: str, password: str | None = None, tries: int = 3) -> tuple[str, int]:
+    """Return what the probe says of a database, and how often it asked again."""
+    listener = _Listener()
+    engine = create_database_engine(url, password)
+    with pytest.raises(DatabaseNotReady) as raised:
+        await wait_for_database(engine, tries=tries, pause=0, logger=listener)
+    await engine.dispose()
+    assert "\n" not in str(raised.value)
+    return str(raised.value), len(listener.lines)
+
+
+async def test_a_server_that_is_not_there_is_waited_for() -> None:
+    says, waits = await refusal(GONE)
+    assert says.startswith("DATABASE_URL: cannot reach PostgreSQL at 127.0.0.1:1/orders: ")
+    assert waits == 2
+
+
+async def test_a_wrong_password_is_not_waited_for_and_not_shown(database_url: str) -> None:
+    server = database_url.replace("postgres:", "postgres:hunter2", 1)
+    says, waits = await refusal(server)
+    assert says.startswith("DATABASE_URL: PostgreSQL says: password authentication failed")
+    assert "DATABASE_PASSWORD" in says
+    assert "hunter2" not in says
+    assert waits == 0
+
+
+async def test_a_database_that_does_not_exist_is_not_waited_for(server_url: str) -> None:
+    says, waits = await refusal(server_url.rsplit("/", 1)[0] + "/nowhere")
+    assert 'database "nowhere" does not exist' in says
+    assert "create the database" in says
+    assert waits == 0
+
+
+async def test_a_server_with_no_room_is_waited_for(database_url: str, server_url: str) -> None:
+    """53300, made by a limit of the database: the superuser is not held to it, so a role of the test's own is."""
+    name = database_url.rsplit("/", 1)[1]
+    connection = await asyncpg.connect(server_url)
+    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'pw' CONNECTION LIMIT 0")
+    try:
+        says, waits = await refusal(
+            database_url.replace(database_url.split("@", maxsplit=1)[0], f"postgresql://{name}:pw", 1)
+        )
+    finally:
+        await connection.execute(f"DROP ROLE {name}")
+        await connection.close()
+    assert "too many connections" in says
+    assert waits == 2
+
+
+async def test_a_schema_at_the_newest_revision_is_fine(engine: AsyncEngine) -> None:
+    await check_revision(engine)
+
+
+@pytest.mark.parametrize("how", ["never migrated", "empty"])
+async def test_a_schema_that_is_behind_names_the_command(session: AsyncSession, engine: AsyncEngine, how: str) -> None:
+    await session.execute(
+        text("DROP TABLE alembic_version" if how == "never migrated" else "DELETE FROM alembic_version")
+    )
+    await session.commit()
+    with pytest.raises(DatabaseNotReady, match=r"^DATABASE_URL: the schema is behind .*`alembic upgrade head`$"):
+        await check_revision(engine)
+
+
+async def test_a_schema_that_is_ahead_is_served_with_a_warning(session: AsyncSession, engine: AsyncEngine) -> None:
+    """An old copy of the service runs on while a rolling deploy has migrated already."""
+    await session.execute(text("UPDATE alembic_version SET version_num = 'from_the_future'"))
+    await session.commit()
+    listener = _Listener()
+    await check_revision(engine, listener)
+    assert listener.lines == ["schema is ahead of this code"]
+
+
+async def test_a_schema_that_has_diverged_is_refused(session: AsyncSession, engine: AsyncEngine) -> None:
+    await session.execute(text("INSERT INTO alembic_version VALUES ('of_another_branch')"))
+    await session.commit()
+    with pytest.raises(DatabaseNotReady, match="diverged"):
+        await check_revision(engine)

@@ -1,0 +1,71 @@
+"""The grammar of DATABASE_URL."""
+
+import pytest
+
+from app.database.url import DatabaseUrlError, parse_database_url
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("postgres://db/orders", "db/orders"),
+        ("postgresql://ada@db:5433/orders", "db:5433/orders"),
+        ("postgresql+asyncpg://ada:pw@db/orders", "db/orders"),
+        ("postgresql://ada@[::1]:5432/orders", "[::1]:5432/orders"),
+        ("postgresql://ada@a:1,b:2/orders?target_session_attrs=primary", "a:1,b:2/orders"),
+        ("postgresql://ada:pw@/orders?host=/var/run/postgresql", "/var/run/postgresql/orders"),
+        ("postgresql:///orders?host=/var/run/postgresql&port=5433", "/var/run/postgresql/orders"),
+        ("postgresql://%2Fvar%2Frun/orders", "%2Fvar%2Frun/orders"),
+    ],
+)
+def test_every_form_of_url_is_read(url: str, address: str) -> None:
+    target = parse_database_url(url)
+    assert target.address == address
+    assert "pw" not in f"{target!r} {target.dsn}"
+    assert target.password == ("pw" if "pw" in url else None)
+
+
+def test_a_password_in_the_url_is_percent_decoded_and_one_apart_is_taken_as_it_is() -> None:
+    assert parse_database_url("postgresql://ada:p%40%2Fs@db/orders").password == "p@/s"
+    assert parse_database_url("postgresql://ada@db/orders", "p%40/s").password == "p%40/s"
+
+
+def test_libpqs_common_parameters_go_where_they_work() -> None:
+    target = parse_database_url(
+        "postgresql://db/orders?sslmode=require&application_name=me&connect_timeout=7&options=-c%20jit%3Doff"
+    )
+    assert target.dsn == "postgresql://db/orders?sslmode=require"
+    assert target.server_settings == {"application_name": "me", "options": "-c jit=off"}
+    assert target.connect_timeout == 7
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("", "must begin with postgresql://"),
+        ("orders", "must begin with postgresql://"),
+        ("postgresql+psycopg://db/orders", "must begin with postgresql://"),
+        ("postgresql://db/orders?channel_binding=require", "'channel_binding' is not supported"),
+        ("postgresql://db/orders?sslmode=on", "sslmode must be one of"),
+        ("postgresql://db/orders?target_session_attrs=boss", "target_session_attrs must be one of"),
+        ("postgresql://db/orders?connect_timeout=soon", "connect_timeout must be"),
+        ("postgresql://db/orders?host=a&host=b", "names host twice"),
+        ("postgresql://db/orders?sslmode", "name=value"),
+        ("postgresql://db:port/orders", "a host or a port"),
+        ("postgresql://db:70000/orders", "a host or a port"),
+        ("postgresql://[::1/orders", "is not a URL"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(url: str, says: str) -> None:
+    with pytest.raises(DatabaseUrlError, match=says):
+        parse_database_url(url)
+
+
+@pytest.mark.parametrize(
+    "password", ["hunter2/x", "hunter2#x", "hunter2?x", "hunter2?x=y", "hunter2[x", "hunter2 x", "hunter2\n"]
+)
+def test_a_password_that_breaks_the_url_is_not_quoted(password: str) -> None:
+    with pytest.raises(DatabaseUrlError) as raised:
+        parse_database_url(f"postgresql://ada:{password}@db/orders")
+    assert "hunter2" not in str(raised.value)
+    assert raised.value.__cause__ is None

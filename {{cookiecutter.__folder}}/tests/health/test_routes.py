@@ -1,0 +1,50 @@
+"""The probes."""
+
+import asyncio
+
+import httpx2
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.config import Settings
+from app.database.session import db_session_dependency
+from dev.databases import drop_database, ensure_database
+
+
+async def test_live_and_ready(client: httpx2.AsyncClient) -> None:
+    for path in ("/health/live", "/health/ready"):
+        response = await client.get(path)
+        assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+async def test_a_database_that_is_gone_makes_the_service_unready_and_leaves_it_alive(
+    client: httpx2.AsyncClient, database_url: str, server_url: str, session: AsyncSession
+) -> None:
+    assert (await client.get("/health/ready")).status_code == 200
+    await asyncio.to_thread(drop_database, server_url, database_url)
+    response = await client.get("/health/ready")
+    assert response.status_code == 503
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Retry-After"]
+    assert (await client.get("/health/live")).status_code == 200
+    # For the fixture that drops it.
+    await asyncio.to_thread(ensure_database, server_url, database_url.rsplit("/", 1)[1])
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings with a pool of one connection, that is waited for only shortly."""
+    return settings.model_copy(
+        update={"database_pool_size": 1, "database_max_overflow": 0, "database_pool_timeout": 0.1}
+    )
+
+
+async def test_a_pool_that_is_busy_is_a_503_and_no_unready_service(client: httpx2.AsyncClient) -> None:
+    async with db_session_dependency.session() as session:
+        await session.execute(text("SELECT 1"))
+        response = await client.get("/users")
+        assert response.status_code == 503
+        assert response.headers["Retry-After"]
+        assert (await client.get("/health/ready")).status_code == 200
+    assert (await client.get("/users")).status_code == 200

@@ -1,0 +1,82 @@
+"""Settings: where they come from, and what is said of wrong ones."""
+
+from pathlib import Path
+
+import pytest
+
+from app.config import Settings, SettingsError, load_settings
+
+URL = "postgresql://ada@db.example:5432/orders"
+
+
+def test_a_missing_url_is_named_with_a_way_to_mend() -> None:
+    with pytest.raises(SettingsError, match="^DATABASE_URL: is not set; .*make db"):
+        load_settings()
+
+
+def test_each_problem_has_a_line_and_no_value_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "mysql://ada:hunter2@db/orders")
+    monkeypatch.setenv("DATABASE_POOL_SIZE", "hunter2")
+    monkeypatch.setenv("LOG_LEVEL", "hunter2")
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    lines = str(raised.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["DATABASE_URL", "DATABASE_POOL_SIZE", "LOG_LEVEL"]
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "autocommit"])
+def test_autocommit_is_refused_for_it_would_void_the_promise(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+    monkeypatch.setenv("DATABASE_ISOLATION_LEVEL", level)
+    with pytest.raises(SettingsError, match="^DATABASE_ISOLATION_LEVEL: AUTOCOMMIT is refused"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"), [(URL.replace("ada", "ada:pw"), "keep one"), (URL.replace("ada@", ""), "no user")]
+)
+def test_a_password_apart_needs_a_url_with_a_user_and_no_password(
+    monkeypatch: pytest.MonkeyPatch, url: str, says: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
+    with pytest.raises(SettingsError, match=f"^DATABASE_PASSWORD: .*{says}"):
+        load_settings()
+
+
+def test_nothing_shows_a_secret() -> None:
+    settings = load_settings(database_url=URL, database_password="hunter2")
+    assert "hunter2" not in f"{settings!r} {settings.model_dump()}"
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "ü" * 32, "pg_mine", "information_schema"])
+def test_a_schema_that_postgresql_would_cut_or_refuse_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="^DATABASE_SCHEMA: "):
+        load_settings(database_url=URL, database_schema=name)
+
+
+def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+    monkeypatch.setenv("DATABASE_PASSWORD", "")
+    monkeypatch.setenv("DATABASE_POOL_SIZE", "")
+    assert load_settings() == Settings.model_validate({"database_url": URL})
+
+
+def test_the_environment_wins_over_env_file_whose_other_keys_are_ignored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(f"DATABASE_URL={URL}\nLOG_LEVEL=ERROR\nPOSTGRES_USER=for-compose\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Settings.model_config, "env_file", ".env")
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    settings = load_settings()
+    assert (settings.database_url.get_secret_value(), settings.log_level) == (URL, "DEBUG")
+
+
+def test_an_env_file_that_is_no_text_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"DATABASE_URL=\xff")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Settings.model_config, "env_file", ".env")
+    with pytest.raises(SettingsError, match=r"^\.env: "):
+        load_settings()

@@ -1,0 +1,94 @@
+"""The service as a process: what it needs to start, and what it says where it cannot."""
+
+import json
+import subprocess
+import sys
+from typing import Annotated
+
+import pytest
+from fastapi import Depends, FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.config import Settings
+from app.database.session import db_session_dependency
+from app.dependencies import LateCommitError
+from app.main import create_app
+from tests.commands import PROJECT, environment, run
+
+LATE = Depends(db_session_dependency)
+
+
+def test_importing_the_service_needs_no_settings() -> None:
+    run(sys.executable, "-c", "import app.main").check_returncode()
+
+
+def test_missing_settings_end_the_service_with_a_line_a_problem() -> None:
+    ended = run("uvicorn", "app.main:app", "--port", "0", LOG_LEVEL="loud")
+    assert ended.returncode == 3
+    assert "DATABASE_URL: is not set" in ended.stderr
+    assert "\nLOG_LEVEL: " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_schema_that_is_behind_ends_the_service_with_the_command_to_run(empty_database_url: str) -> None:
+    ended = run("uvicorn", "app.main:app", "--port", "0", database_url=empty_database_url)
+    assert ended.returncode == 3
+    assert "DATABASE_URL: the schema is behind" in ended.stderr
+    assert "run `alembic upgrade head`" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_uvicorns_lines_come_in_our_format_and_no_access_line_of_its_own(database_url: str) -> None:
+    command = ["uvicorn", "app.main:app", "--port", "0"]
+    with subprocess.Popen(
+        command, cwd="/", env=environment(database_url), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "Uvicorn running" in line:
+                break
+        process.terminate()
+        rest, _ = process.communicate(timeout=30)[::-1]
+    written = [json.loads(line) for line in [*lines[2:], *rest.splitlines()]]  # two come before the start of ours
+    assert {line["logger"] for line in written} == {"uvicorn.error"}
+    assert "Application startup complete." in [line["event"] for line in written]
+
+
+def _late_sub_dependency(session: Annotated[AsyncSession, LATE]) -> AsyncSession:
+    return session
+
+
+@pytest.mark.parametrize("how", ["route", "router", "sub-dependency", "mount"])
+async def test_a_route_that_would_commit_after_its_response_is_refused_at_start_up(
+    settings: Settings, how: str
+) -> None:
+    """An error names each such route, and the mend."""
+    app = create_app(settings)
+    target = FastAPI() if how == "mount" else app
+
+    if how == "sub-dependency":
+
+        @target.get("/late")
+        async def by_sub_dependency(session: Annotated[AsyncSession, Depends(_late_sub_dependency)]) -> None: ...
+
+    elif how == "router":
+
+        @target.get("/late", dependencies=[LATE])
+        async def by_route_dependencies() -> None: ...
+
+    else:
+
+        @target.get("/late")
+        async def directly(session: Annotated[AsyncSession, LATE]) -> None: ...
+
+    if how == "mount":
+        app.mount("/inner", target)
+    with pytest.raises(LateCommitError, match="^GET (/inner)?/late: .*session: DbSession"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+def test_the_version_is_the_projects_own() -> None:
+    assert create_app().version in (PROJECT / "pyproject.toml").read_text()

@@ -1,0 +1,123 @@
+"""What holds for every request: its id, its access line, the limit of its body, and a 500 that tells nothing."""
+
+import io
+import json
+import logging
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+import structlog
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+
+@pytest.mark.parametrize("path", ["/users", "/nowhere", "/users?limit=0", "/fail"])
+async def test_every_response_carries_the_clients_request_id(
+    app: FastAPI, client: httpx2.AsyncClient, path: str
+) -> None:
+    @app.get("/fail")
+    async def fail() -> None:
+        raise RuntimeError("secret of the house")
+
+    response = await client.get(path, headers={"X-Request-ID": "Client-1.a_b"})
+    assert response.headers.get_list("X-Request-ID") == ["Client-1.a_b"]
+    if response.status_code >= 400:
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert response.json()["request_id"] == "Client-1.a_b"
+        assert response.json()["status"] == response.status_code
+        assert response.json()["instance"] == path.split("?", maxsplit=1)[0]
+
+
+@pytest.mark.parametrize("given", ["", "two words", "x" * 129, "a;b", "é"])
+async def test_a_request_id_that_is_not_sane_is_replaced(client: httpx2.AsyncClient, given: str) -> None:
+    response = await client.get("/users", headers=[(b"X-Request-ID", given.encode())])
+    assert response.headers["X-Request-ID"] not in ("", given)
+
+
+@pytest.fixture
+def log(client: httpx2.AsyncClient) -> io.StringIO:
+    """What the running service writes."""
+    stream = io.StringIO()
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, structlog.stdlib.ProcessorFormatter):
+            assert isinstance(handler, logging.StreamHandler)
+            handler.setStream(stream)
+    return stream
+
+
+async def test_an_unhandled_error_tells_the_client_nothing_and_the_log_all(
+    app: FastAPI, client: httpx2.AsyncClient, log: io.StringIO
+) -> None:
+    @app.get("/fail/{number}")
+    async def fail(number: int) -> None:
+        raise RuntimeError("secret of the house")
+
+    response = await client.get("/fail/1", headers={"X-Request-ID": "r1"})
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    (cause,) = [line for line in lines if line["event"] == "unhandled error"]
+    assert "secret of the house" in cause["exception"]
+    (access,) = [line for line in lines if line["event"] == "request"]
+    assert {key: access[key] for key in ("method", "route", "status", "request_id")} == {
+        "method": "GET",
+        "route": "/fail/{number}",
+        "status": 500,
+        "request_id": "r1",
+    }
+    assert cause["request_id"] == "r1"
+
+
+async def test_an_error_in_the_middle_of_a_response_cuts_it(app: FastAPI, client: httpx2.AsyncClient) -> None:
+    """A client must not take half an answer for a whole one."""
+
+    @app.get("/half")
+    async def half() -> StreamingResponse:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"half"
+            raise RuntimeError
+
+        return StreamingResponse(body())
+
+    with pytest.raises(RuntimeError):
+        await client.get("/half")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_over_the_limit_is_413(client: httpx2.AsyncClient, chunked: bool) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(11):
+            yield b" " * 1_000_000
+
+    content = chunks() if chunked else b" " * 11_000_000
+    response = await client.post("/users", content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == 413
+    assert response.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"{", "application/json", 422),
+        (b'{"email": "a@example.com", "name": "\xff"}', "application/json", 400),
+        (b"[" * 200_000, "application/json", 400),
+        (b'{"email": "a@example.com", "name": "\\ud800"}', "application/json", 422),
+        (b'{"email": "a@example.com", "\\ud800": "x"}', "application/json", 422),
+        (b'{"email": "a@example.com", "name": "Ada"}', "text/plain", 422),
+        (b"", "application/json", 422),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_a_problem_of_the_client(
+    client: httpx2.AsyncClient, body: bytes, content_type: str, status: int
+) -> None:
+    response = await client.post("/users", content=body, headers={"Content-Type": content_type})
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+
+
+async def test_a_method_that_an_address_does_not_know_is_405(client: httpx2.AsyncClient) -> None:
+    response = await client.put("/users")
+    assert response.status_code == 405
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Allow"]

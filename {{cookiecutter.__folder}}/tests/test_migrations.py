@@ -1,0 +1,114 @@
+"""Migrations, by Alembic's own command line."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import alembic.config
+import asyncpg
+import pytest
+
+from tests.commands import PROJECT, run
+
+TABLES = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information)' ORDER BY 1"
+
+Alembic = Callable[..., None]
+
+
+@pytest.fixture
+def alembic_command(monkeypatch: pytest.MonkeyPatch) -> Alembic:
+    """Run Alembic in this process, which spares the start of one."""
+
+    def call(*arguments: str, **env: str) -> None:
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        alembic.config.main(["-c", str(PROJECT / "pyproject.toml"), *arguments])
+
+    return call
+
+
+def execute(url: str, *statements: str) -> None:
+    async def execute_all() -> None:
+        connection = await asyncpg.connect(url)
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(execute_all())
+
+
+def tables(url: str) -> list[str]:
+    async def fetch() -> list[str]:
+        connection = await asyncpg.connect(url)
+        rows = await connection.fetch(TABLES)
+        await connection.close()
+        return [row[0] for row in rows]
+
+    return asyncio.run(fetch())
+
+
+def test_upgrade_downgrade_upgrade_and_no_drift(empty_database_url: str, alembic_command: Alembic) -> None:
+    for command in (["upgrade", "head"], ["downgrade", "base"], ["upgrade", "head"], ["check"]):
+        alembic_command(*command, DATABASE_URL=empty_database_url)
+    assert tables(empty_database_url) == ["public.alembic_version", "public.users"]
+
+
+@pytest.mark.parametrize("schema", ["mine", 'Mine "too"'])
+def test_a_schema_of_ones_own_is_made_and_holds_all_tables(
+    empty_database_url: str, alembic_command: Alembic, schema: str
+) -> None:
+    for command in (["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"]):
+        alembic_command(*command, DATABASE_URL=empty_database_url, DATABASE_SCHEMA=schema)
+    assert tables(empty_database_url) == [f"{schema}.alembic_version", f"{schema}.users"]
+
+
+def test_an_upgrade_needs_no_right_to_create_a_schema_that_is_there(
+    empty_database_url: str, server_url: str, alembic_command: Alembic
+) -> None:
+    role = empty_database_url.rsplit("/", 1)[1]
+    execute(empty_database_url, f"CREATE ROLE {role} LOGIN PASSWORD 'pw'", f"CREATE SCHEMA mine AUTHORIZATION {role}")
+    url = empty_database_url.replace(empty_database_url.split("@", maxsplit=1)[0], f"postgresql://{role}:pw", 1)
+    try:
+        alembic_command("upgrade", "head", DATABASE_URL=url, DATABASE_SCHEMA="mine")
+    finally:
+        execute(empty_database_url, f"DROP OWNED BY {role}")
+        execute(server_url, f"DROP ROLE {role}")
+
+
+def test_several_upgrades_at_once_all_succeed(empty_database_url: str) -> None:
+    """As when several copies of a service are deployed at once: without a lock, one in five such rounds fails."""
+    with ThreadPoolExecutor() as pool:
+        upgrades = [pool.submit(run, "alembic", "upgrade", "head", database_url=empty_database_url) for _ in range(3)]
+    for upgrade in upgrades:
+        assert upgrade.result().returncode == 0, upgrade.result().stderr
+
+
+@pytest.mark.parametrize("schema", ["", "mine"])
+def test_offline_sql_needs_no_database_and_does_what_an_upgrade_does(
+    empty_database_url: str, alembic_command: Alembic, capsys: pytest.CaptureFixture[str], schema: str
+) -> None:
+    alembic_command("upgrade", "head", "--sql", DATABASE_SCHEMA=schema)
+    execute(empty_database_url, capsys.readouterr().out)
+    where = schema or "public"
+    assert tables(empty_database_url) == [f"{where}.alembic_version", f"{where}.users"]
+    alembic_command("check", DATABASE_URL=empty_database_url)
+
+
+@pytest.mark.parametrize(
+    ("env", "code", "says"),
+    [
+        ({}, 78, "DATABASE_URL: is not set"),
+        (
+            {"DATABASE_URL": "postgresql://127.0.0.1:1/orders"},
+            1,
+            "DATABASE_URL: cannot reach PostgreSQL at 127.0.0.1:1",
+        ),
+    ],
+)
+def test_what_the_user_can_mend_is_a_line_and_an_exit_code(
+    alembic_command: Alembic, capsys: pytest.CaptureFixture[str], env: dict[str, str], code: int, says: str
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        alembic_command("upgrade", "head", DATABASE_PROBE_TRIES="1", **env)
+    assert raised.value.code == code
+    assert capsys.readouterr().err.startswith(says)
