@@ -5,7 +5,7 @@ import re
 import sys
 
 # The answers arrive as data: JSON inside a JSON string, which is a Python string whatever they contain.
-ANSWERS = json.loads({{ cookiecutter | tojson | tojson }})  # noqa: F821  # filled in by cookiecutter
+ANSWERS = json.loads({{cookiecutter | tojson | tojson}})  # noqa: F821  # filled in by cookiecutter
 
 RESERVED = {"app", "con", "nul", "prn", "aux", "test", "tests", "dev", "migrations", "postgres", "python"}
 

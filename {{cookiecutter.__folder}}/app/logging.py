@@ -49,6 +49,9 @@ def configure_logging(settings: Settings) -> None:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = name != "uvicorn.access"
 
+    # At each command it lists plugins of its own, a line each.
+    logging.getLogger("alembic.runtime.plugins").setLevel("WARNING")
+
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

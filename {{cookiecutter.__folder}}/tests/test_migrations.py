@@ -67,7 +67,7 @@ def test_an_upgrade_needs_no_right_to_create_a_schema_that_is_there(
 ) -> None:
     role = empty_database_url.rsplit("/", 1)[1]
     execute(empty_database_url, f"CREATE ROLE {role} LOGIN PASSWORD 'pw'", f"CREATE SCHEMA mine AUTHORIZATION {role}")
-    url = empty_database_url.replace(empty_database_url.split("@", maxsplit=1)[0], f"postgresql://{role}:pw", 1)
+    url = f"postgresql://{role}:pw@{empty_database_url.split('@')[1]}"
     try:
         alembic_command("upgrade", "head", DATABASE_URL=url, DATABASE_SCHEMA="mine")
     finally:

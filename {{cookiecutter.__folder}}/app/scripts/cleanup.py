@@ -19,7 +19,7 @@ from app.users import repository
 __all__ = ["cleanup", "main"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger("app.scripts.cleanup")  # run as a program, __name__ is __main__
 
 
 async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int, dry_run: bool) -> int | None:

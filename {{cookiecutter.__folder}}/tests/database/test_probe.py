@@ -59,9 +59,7 @@ async def test_a_server_with_no_room_is_waited_for(database_url: str, server_url
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'pw' CONNECTION LIMIT 0")
     try:
-        says, waits = await refusal(
-            database_url.replace(database_url.split("@", maxsplit=1)[0], f"postgresql://{name}:pw", 1)
-        )
+        says, waits = await refusal(f"postgresql://{name}:pw@{database_url.split('@')[1]}")
     finally:
         await connection.execute(f"DROP ROLE {name}")
         await connection.close()

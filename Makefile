@@ -1,0 +1,41 @@
+# Two commands, on a machine that has Python >= 3.11 (with venv) and make: `make demo` and `make test`.
+
+PORT ?= 8000
+PYTHON ?= python3
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+
+export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH)
+export UV_PROJECT_ENVIRONMENT := .venv
+unexport VIRTUAL_ENV
+# Python's caches inside the template's folder would be baked into projects.
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fix
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.installed ## Bake the default answers and serve them on http://127.0.0.1:8000 (PORT=8000)
+	@cookiecutter --no-input --overwrite-if-exists --output-dir .demo . >/dev/null
+	@$(MAKE) --no-print-directory -C .demo/fastapi-service run PORT=$(PORT)
+
+test: lint ## Check the template, bake it, run what it bakes
+	@pytest
+
+lint: .venv/.installed
+	ruff check --no-cache
+	ruff format --no-cache --check
+
+fix: .venv/.installed ## Format, and mend what the linter can
+	ruff check --no-cache --fix
+	ruff format --no-cache
+
+.venv/.installed: pyproject.toml | $(filter .tools/bin/uv,$(UV))
+	@$(UV) sync --quiet --compile-bytecode
+	@touch $@
+
+.tools/bin/uv:
+	@echo 'uv is not on the PATH: installing it into .tools/'
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/pip install --quiet uv

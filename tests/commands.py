@@ -1,0 +1,87 @@
+"""Runs commands as a new user would: an empty HOME, no settings, nothing of this repository on the PATH."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+TEMPLATE = Path(__file__).resolve().parent.parent
+_HOME = Path(tempfile.mkdtemp(prefix="home-"))
+_OURS = ("DATABASE_", "TEST_DATABASE_", "LOG_", "MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PYTEST")
+
+
+def environment(**env: str) -> dict[str, str]:
+    """Return the environment of a fresh terminal. uv's cache is kept for the run: a network is no part of a law."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    path = [folder for folder in inherited["PATH"].split(os.pathsep) if not Path(folder).is_relative_to(TEMPLATE)]
+    uv = TEMPLATE / ".tools" / "bin"
+    return (
+        inherited
+        | {"PATH": os.pathsep.join([*path, str(uv)]), "HOME": str(_HOME), "UV_CACHE_DIR": str(_HOME / "uv-cache")}
+        | env
+    )
+
+
+def run(
+    *command: str, cwd: Path, timeout: float = 120, check: bool = True, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    ended = subprocess.run(
+        command, cwd=cwd, env=environment(**env), timeout=timeout, capture_output=True, text=True, check=False
+    )
+    assert not check or ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
+    return ended
+
+
+def free_port() -> int:
+    """Return a port that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(command: Sequence[str], *, cwd: Path, port: int, timeout: float = 120, **env: str) -> Iterator[Any]:
+    """Run a command until it serves; at the end, Ctrl-C to its whole group, as a terminal does."""
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(
+            command, cwd=cwd, env=environment(**env), stdout=output, stderr=output, start_new_session=True
+        ) as process,
+    ):
+        try:
+            deadline = time.monotonic() + timeout
+            while True:
+                assert process.poll() is None, _read(output)
+                assert time.monotonic() < deadline, _read(output)
+                try:
+                    if httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+                        break
+                except httpx2.TransportError:
+                    time.sleep(0.1)  # between two looks at a process that has no other way to say it is up
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+            process.wait(60)
+            process.output = _read(output)  # type: ignore[attr-defined]
+
+
+def _read(output: Any) -> str:
+    output.seek(0)
+    return str(output.read())
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of all processes that name a folder."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(folder) in line]

@@ -1,0 +1,56 @@
+"""Fixtures of the template's tests: bakes, and an environment such as a new user has."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import TEMPLATE, environment, run
+from cookiecutter.main import cookiecutter
+
+Bake = Callable[..., Path]
+
+
+@pytest.fixture
+def bake(tmp_path: Path) -> Bake:
+    """Bake the template with the default answers, but for those that are given."""
+
+    def bake(**answers: str) -> Path:
+        return Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(tmp_path), extra_context=answers))
+
+    return bake
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A baked and installed project, in a folder whose path is hard to get right."""
+    folder = tmp_path_factory.mktemp("a folder's (path)")
+    baked = Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder)))
+    run("make", "install", cwd=baked, timeout=300)
+    yield baked
+    run("make", "db-stop", cwd=baked)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A fresh clone of the template as it stands, uncommitted changes included."""
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=TEMPLATE).stdout
+    for name in filter(None, listed.split("\0")):
+        if (TEMPLATE / name).exists():
+            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(TEMPLATE / name, tmp_path / "clone" / name)
+    return tmp_path / "clone"
+
+
+@pytest.fixture
+def database(project: Path) -> str:
+    """URL of an empty database, on the server that `make db` runs in the baked project."""
+    run("make", "db", cwd=project)
+    name = f"test_{os.urandom(6).hex()}"
+    subprocess.run(
+        ["make", "-s", "psql"], cwd=project, env=environment(), input=f"CREATE DATABASE {name}", text=True, check=True
+    )
+    line = next(line for line in (project / ".env").read_text().splitlines() if line.startswith("DATABASE_URL="))
+    return line.removeprefix("DATABASE_URL=").split("  #")[0].rsplit("/", 1)[0] + f"/{name}"
