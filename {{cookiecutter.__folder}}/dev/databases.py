@@ -9,9 +9,15 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from app.config import Settings
 from dev.cluster import temporary_cluster
 
-__all__ = ["create_database", "drop_database", "ensure_database", "scratch_database", "scratch_server"]
+__all__ = ["create_database", "drop_database", "ensure_database", "environment_without_settings", "scratch_database", "scratch_server"]
+
+
+def environment_without_settings() -> dict[str, str]:
+    """Return the environment less the service's settings, for programs that must not follow them."""
+    return {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from dotenv import dotenv_values
 
 from app.about import NAME
 from dev.cluster import Cluster, cluster_in_use
-from dev.databases import ensure_database, scratch_database, scratch_server
+from dev.databases import ensure_database, environment_without_settings, scratch_database, scratch_server
 from dev.programs import PostgresError, program
 
 _PROJECT: Final = Path(__file__).resolve().parent.parent
@@ -77,7 +77,7 @@ def psql() -> None:
 @main.command()
 def drift() -> None:
     """Check, on an empty database of its own, that the migrations make what the models say."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DATABASE_")}
+    environment = environment_without_settings()
     alembic = ["alembic", "-c", str(_PROJECT / "pyproject.toml")]
     # From a folder without .env: only a variable with a value wins over what stands in one.
     with scratch_server() as server, scratch_database(server) as url, tempfile.TemporaryDirectory() as folder:

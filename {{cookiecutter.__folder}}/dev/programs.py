@@ -11,6 +11,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,18 @@ def _reachable(path: Path) -> Path:
     if _can_enter(path.parent):
         return path
     install = path.parent.parent
-    copy = _temporary(f"programs-{importlib.metadata.version(_WHEEL)}") / install.name
+    packages = install.parent.parent
+    copy = _temporary(f"programs-{importlib.metadata.version(_WHEEL)}") / "site-packages"
     if not copy.exists():
         half_made = Path(tempfile.mkdtemp(dir=copy.parent))
-        shutil.copytree(install, half_made / install.name, symlinks=True)
-        try:
-            (half_made / install.name).rename(copy)
-        except OSError:
-            if not copy.exists():  # else somebody was faster
-                raise
-        shutil.rmtree(half_made)
-    return copy / "bin" / path.name
+        half_made.chmod(0o711)
+        # The libraries stand beside the package, and the programs find them by the way from one to the other.
+        for folder in (install, *packages.glob(f"{install.parent.name}.libs")):
+            shutil.copytree(folder, half_made / folder.relative_to(packages), symlinks=True)
+        with suppress(OSError):  # raises where somebody else was faster
+            half_made.rename(copy)
+        shutil.rmtree(half_made, ignore_errors=True)
+    return copy / path.relative_to(packages)
 
 
 def _can_enter(folder: Path) -> bool:
