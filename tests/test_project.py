@@ -51,9 +51,9 @@ def test_make_run_serves_keeps_its_data_and_leaves_no_process_behind(project: Pa
     port = free_port()
     for expected in ([], ["Ada"]):
         with serving(["make", "run", f"PORT={port}"], cwd=project, port=port):
-            client = httpx2.Client(base_url=f"http://127.0.0.1:{port}")
-            assert [user["name"] for user in client.get("/users").json()["items"]] == expected
-            client.post("/users", json={"email": "ada@example.com", "name": "Ada"})
+            users = f"http://127.0.0.1:{port}/users"
+            assert [user["name"] for user in httpx2.get(users).json()["items"]] == expected
+            httpx2.post(users, json={"email": "ada@example.com", "name": "Ada"})
         assert processes_of(project) == []
 
 

@@ -12,7 +12,14 @@ import asyncpg
 from app.config import Settings
 from dev.cluster import temporary_cluster
 
-__all__ = ["create_database", "drop_database", "ensure_database", "environment_without_settings", "scratch_database", "scratch_server"]
+__all__ = [
+    "create_database",
+    "drop_database",
+    "ensure_database",
+    "environment_without_settings",
+    "scratch_database",
+    "scratch_server",
+]
 
 
 def environment_without_settings() -> dict[str, str]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.config import Settings
+from dev.databases import environment_without_settings
 
 __all__ = ["PROJECT", "environment", "run"]
 
@@ -13,14 +13,15 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def environment(database_url: str = "", **env: str) -> dict[str, str]:
-    """Return an environment without the settings of whoever runs the tests."""
-    own = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return (
-        own
-        | {"PATH": path, "PYTHONPATH": str(PROJECT), "DATABASE_URL": database_url, "DATABASE_PROBE_PAUSE": "0"}
-        | env
-    )
+    """Return an environment with the programs of this venv, and without the settings of whoever runs the tests."""
+    return {
+        **environment_without_settings(),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(PROJECT),
+        "DATABASE_URL": database_url,
+        "DATABASE_PROBE_PAUSE": "0",
+        **env,
+    }
 
 
 def run(*command: str, database_url: str = "", **env: str) -> subprocess.CompletedProcess[str]:
