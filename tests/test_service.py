@@ -1,10 +1,17 @@
 """The service under real load and beside others, over real sockets."""
 
+import os
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
+import pytest
 from commands import environment, free_port, run, serving
 
 
@@ -74,3 +81,61 @@ def test_two_workers_that_cannot_start_say_why_and_end(project: Path, database: 
     )
     assert "DATABASE_URL: the schema is behind" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+
+
+@pytest.fixture
+def pooler(database: str) -> Iterator[str]:
+    """URL of the database behind a PgBouncer in transaction mode, with few connections to the server."""
+    target, port = urlsplit(database), free_port()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # ours, and just made: PgBouncer refuses to be root
+        (folder / "users").write_text(f'"{target.username}" "{target.password}"\n')
+        (folder / "ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={target.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {port}\nauth_type = trust\nauth_file = {folder}/users\npool_mode = transaction\n"
+            "default_pool_size = 4\nmax_client_conn = 200\nunix_socket_dir =\n"
+        )
+        command = [str(PGBOUNCER), "-q", str(folder / "ini")]
+        with subprocess.Popen(command, user="nobody" if os.geteuid() == 0 else None) as process:
+            yield f"postgresql://{target.username}@127.0.0.1:{port}{target.path}"
+            process.terminate()
+
+
+@pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="PgBouncer is not installed; CI installs it")
+def test_behind_a_transaction_pooler_each_service_finds_its_own_schema(bake: Any, project: Path, pooler: str) -> None:
+    """With the settings that the README gives, and connections that the pooler hands from one service to the other."""
+    behind = bake()
+    (behind / ".venv").symlink_to(project / ".venv")
+    startup = behind / "app" / "startup.py"
+    given = '"connect_args": {"statement_cache_size": 0, "prepared_statement_cache_size": 0}'
+    assert given in (behind / "README.md").read_text()
+    startup.write_text(startup.read_text().replace("    return {\n", f"    return {{\n        {given},\n", 1))
+    schemas = {"one": free_port(), "two": free_port()}
+    env = {
+        schema: {"DATABASE_URL": pooler, "DATABASE_SCHEMA": schema, "DATABASE_STATEMENT_TIMEOUT": "0"}
+        for schema in schemas
+    }
+    with ThreadPoolExecutor(8) as pool:
+        alembic = program(project, "alembic")
+        for done in [
+            pool.submit(run, alembic, "upgrade", "head", cwd=behind, **env[schema]) for schema in ("one", "two") * 2
+        ]:
+            done.result()
+        with (
+            serving(serve(project, schemas["one"]), cwd=behind, port=schemas["one"], **env["one"]),
+            serving(serve(project, schemas["two"]), cwd=behind, port=schemas["two"], **env["two"]),
+        ):
+
+            def create(number: int) -> int:
+                schema = "one" if number % 2 else "two"
+                body = {"email": f"{number}@example.com", "name": schema}
+                return httpx2.post(f"http://127.0.0.1:{schemas[schema]}/users", json=body).status_code
+
+            assert set(pool.map(create, range(200))) == {201}
+            for schema, port in schemas.items():
+                users = httpx2.get(f"http://127.0.0.1:{port}/users?limit=200").json()["items"]
+                assert [user["name"] for user in users] == [schema] * 100

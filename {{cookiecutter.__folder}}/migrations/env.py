@@ -42,7 +42,8 @@ async def migrate_online(settings: Settings) -> None:
     options = engine_options(settings)
     # A migration may take its time, for a statement and for the whole; and it needs a connection for the lock.
     options |= {"statement_timeout": 0, "pool_size": 2, "max_overflow": 0, "isolation_level": None}
-    options["connect_args"] = {"server_settings": {"application_name": f"{NAME} migrations"}}
+    name = {"server_settings": {"application_name": f"{NAME} migrations"}}
+    options["connect_args"] = {**(options.get("connect_args") or {}), **name}
     engine = create_database_engine(settings.database_url.get_secret_value(), settings.database_password, **options)
     schema = settings.database_schema
     try:
