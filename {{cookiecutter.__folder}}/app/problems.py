@@ -128,7 +128,6 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
         # Where the body is no JSON at all, the location is an offset into it and no pointer.
         location = item["loc"][:1] if item["type"] == "json_invalid" else item["loc"]
         pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
-        pointer = pointer.encode("utf-8", "replace").decode()
         errors.append(InvalidField(pointer=pointer, detail=item["msg"].removeprefix("Value error, ")))
     return problem(request, 422, "The request is not valid; see errors.", errors=errors)
 

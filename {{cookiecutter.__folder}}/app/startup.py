@@ -74,5 +74,5 @@ def errors_as_one_line() -> Iterator[None]:
     except Exception as error:
         if not is_unavailable(error):
             raise
-        click.echo(f"DATABASE_URL: lost the database: {describe(error)}", err=True)
+        click.echo(f"DATABASE_URL: the database is busy or away: {describe(error)}; try again", err=True)
         raise SystemExit(1) from None

@@ -4,7 +4,7 @@ import asyncio
 import zlib
 
 import structlog
-from alembic import context
+from alembic import command, context
 from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema
@@ -14,12 +14,18 @@ from app.about import NAME
 from app.config import Settings, load_settings
 from app.database.base import Base
 from app.database.engine import create_database_engine
-from app.database.probe import wait_for_database
+from app.database.probe import DatabaseNotReady, wait_for_database
+from app.database.revision import Schema, compare_schema
 from app.logging import configure_logging
 from app.startup import engine_options, errors_as_one_line
 
 _POLL = 0.25
 """Seconds between two looks at whether another migration has ended."""
+
+_LOCK_TIMEOUT = "5s"
+"""After this a migration gives up on a lock: while it waits for one, all that come after it wait too."""
+
+_log = structlog.get_logger("alembic")
 
 
 def migrate_offline(settings: Settings) -> None:
@@ -55,6 +61,8 @@ async def migrate_online(settings: Settings) -> None:
         )
         async with engine.connect() as lock_connection:
             await _wait_for_turn(lock_connection, schema)
+            if _is_upgrade() and await _is_ahead(engine):
+                return
             if schema:
                 await _create_schema(engine, schema)
             async with engine.connect() as connection:
@@ -75,11 +83,29 @@ async def _wait_for_turn(connection: AsyncConnection, schema: str | None) -> Non
     while not await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:number)"), {"number": number}):
         await connection.rollback()
         if not said:
-            structlog.get_logger("alembic").info("waiting for another migration to end")
+            _log.info("waiting for another migration to end")
             said = True
         await asyncio.sleep(_POLL)
     # It idles while the migrations work, and must not be ended for that.
     await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+
+
+def _is_upgrade() -> bool:
+    options = context.config.cmd_opts
+    return options is not None and options.cmd[0] is command.upgrade
+
+
+async def _is_ahead(engine: AsyncEngine) -> bool:
+    """Tell whether newer code has migrated already, as in a rolling deploy, or when an old copy is brought back.
+
+    There is nothing to upgrade then, and no reason to fail: Alembic alone would end with a traceback.
+    """
+    standing, revisions = await compare_schema(engine)
+    if standing is Schema.DIVERGED:
+        raise DatabaseNotReady(f"DATABASE_URL: the schema {standing.value} {revisions}: nothing was changed")
+    if standing is Schema.AHEAD:
+        _log.warning(f"the schema {standing.value} {revisions}: nothing to upgrade")
+    return standing is Schema.AHEAD
 
 
 async def _create_schema(engine: AsyncEngine, schema: str) -> None:
@@ -90,11 +116,13 @@ async def _create_schema(engine: AsyncEngine, schema: str) -> None:
 
 
 def _migrate(connection: Connection, schema: str | None) -> None:
-    if schema:
-        # The engine writes the schema's name into what Alembic builds. This is for SQL written by hand, and for
-        # reflection; LOCAL, or it would stay with the server's connection, which a pooler lends to others.
-        @event.listens_for(connection, "begin")
-        def look_into_schema(connection: Connection) -> None:
+    # LOCAL, or it would stay with the server's connection, which a pooler lends to others.
+    @event.listens_for(connection, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+        if schema:
+            # The engine writes the schema's name into what Alembic builds. This is for SQL written by hand, and for
+            # what Alembic reads of the tables that are there.
             connection.exec_driver_sql(f"SET LOCAL search_path TO {_quoted(schema)}")
 
     context.configure(connection=connection, target_metadata=Base.metadata)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from app.config import Settings, SettingsError, load_settings
 
@@ -48,6 +49,9 @@ def test_a_password_apart_needs_a_url_with_a_user_and_no_password(
 def test_nothing_shows_a_secret() -> None:
     settings = load_settings(database_url=URL, database_password="hunter2")
     assert "hunter2" not in f"{settings!r} {settings.model_dump()}"
+    with pytest.raises(ValidationError) as raised:
+        Settings.model_validate({"database_url": "mysql://ada:hunter2@db/orders"})
+    assert "hunter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["x" * 64, "ü" * 32, "pg_mine", "information_schema"])

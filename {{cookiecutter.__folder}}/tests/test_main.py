@@ -1,10 +1,12 @@
 """The service as a process: what it needs to start, and what it says where it cannot."""
 
 import json
+import re
 import subprocess
 import sys
 from typing import Annotated
 
+import httpx2
 import pytest
 from fastapi import Depends, FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -38,22 +40,22 @@ def test_a_schema_that_is_behind_ends_the_service_with_the_command_to_run(empty_
     assert "Traceback" not in ended.stderr
 
 
-def test_uvicorns_lines_come_in_our_format_and_no_access_line_of_its_own(database_url: str) -> None:
+def test_uvicorns_lines_come_in_our_format_with_one_access_line_a_request(database_url: str) -> None:
     command = ["uvicorn", "app.main:app", "--port", "0"]
     with subprocess.Popen(
         command, cwd="/", env=environment(database_url), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if "Uvicorn running" in line:
-                break
+        lines: list[str] = []
+        while not (match := re.search(r"http://127\.0\.0\.1:\d+", "".join(lines[-1:]))):
+            lines.append(process.stderr.readline())
+        httpx2.get(f"{match[0]}/health/live")
         process.terminate()
-        rest, _ = process.communicate(timeout=30)[::-1]
+        stdout, rest = process.communicate(timeout=30)
     written = [json.loads(line) for line in [*lines[2:], *rest.splitlines()]]  # two come before the start of ours
-    assert {line["logger"] for line in written} == {"uvicorn.error"}
-    assert "Application startup complete." in [line["event"] for line in written]
+    assert stdout == ""
+    assert {line["logger"] for line in written} == {"uvicorn.error", "app.middleware"}
+    assert [line["route"] for line in written if line["logger"] == "app.middleware"] == ["/health/live"]
 
 
 def _late_sub_dependency(session: Annotated[AsyncSession, LATE]) -> AsyncSession:

@@ -1,14 +1,15 @@
 """Migrations, by Alembic's own command line."""
 
 import asyncio
+import subprocess
+import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import alembic.config
 import asyncpg
 import pytest
 
-from tests.commands import PROJECT, run
+from tests.commands import PROJECT, environment
 
 TABLES = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information)' ORDER BY 1"
 
@@ -75,12 +76,66 @@ def test_an_upgrade_needs_no_right_to_create_a_schema_that_is_there(
         execute(server_url, f"DROP ROLE {role}")
 
 
-def test_several_upgrades_at_once_all_succeed(empty_database_url: str) -> None:
-    """As when several copies of a service are deployed at once: without a lock, one in five such rounds fails."""
-    with ThreadPoolExecutor() as pool:
-        upgrades = [pool.submit(run, "alembic", "upgrade", "head", database_url=empty_database_url) for _ in range(3)]
-    for upgrade in upgrades:
-        assert upgrade.result().returncode == 0, upgrade.result().stderr
+def test_an_upgrade_waits_for_one_that_runs(empty_database_url: str) -> None:
+    """As when several copies of a service are deployed at once."""
+
+    async def upgrade_while_locked() -> None:
+        connection = await asyncpg.connect(empty_database_url)
+        async with connection.transaction():
+            assert await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", zlib.crc32(b"alembic "))
+            process = subprocess.Popen(
+                ["alembic", "-c", str(PROJECT / "pyproject.toml"), "upgrade", "head"],
+                env=environment(empty_database_url),
+                cwd="/",
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert process.stderr is not None
+            assert "waiting for another migration" in process.stderr.readline()
+            assert await connection.fetch(TABLES) == []
+        await connection.close()
+        _, rest = process.communicate(timeout=30)
+        assert process.returncode == 0, rest
+
+    asyncio.run(upgrade_while_locked())
+    assert tables(empty_database_url) == ["public.alembic_version", "public.users"]
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("UPDATE alembic_version SET version_num = 'from_the_future'", "is ahead of this code"),
+        ("INSERT INTO alembic_version VALUES ('of_another_branch')", "has diverged"),
+    ],
+)
+def test_an_old_copy_says_in_one_line_that_it_changes_nothing(
+    database_url: str, alembic_command: Alembic, capsys: pytest.CaptureFixture[str], version: str, says: str
+) -> None:
+    """In a rolling deploy the old migrations may run after the new ones, and so they do when a deploy is undone."""
+    execute(database_url, version)
+    try:
+        alembic_command("upgrade", "head", DATABASE_URL=database_url)
+        ended = 0
+    except SystemExit as error:
+        ended = int(str(error.code))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+    assert ended == ("diverged" in says)
+
+
+def test_a_migration_gives_up_on_a_lock_that_somebody_holds(database_url: str, alembic_command: Alembic) -> None:
+    """Else all that come after it would wait as well, for as long as that takes."""
+
+    async def downgrade_while_read() -> None:
+        connection = await asyncpg.connect(database_url)
+        async with connection.transaction():
+            await connection.execute("SELECT FROM users")
+            with pytest.raises(SystemExit) as raised:
+                await asyncio.to_thread(alembic_command, "downgrade", "base", DATABASE_URL=database_url)
+            assert raised.value.code == 1
+        await connection.close()
+
+    asyncio.run(downgrade_while_read())
 
 
 @pytest.mark.parametrize("schema", ["", "mine"])

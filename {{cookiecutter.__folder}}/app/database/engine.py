@@ -22,6 +22,9 @@ __all__ = ["EngineOptions", "create_database_engine"]
 _DRIVER_GRACE = 1.0
 """Seconds that the driver waits beyond the server's statement_timeout: the server's own error says more."""
 
+_IDLE_IN_TRANSACTION = "60s"
+"""After this the server ends a transaction in which nothing happens: its locks would hold up all others."""
+
 _STATEMENT_FAILED = "statement_failed"
 
 
@@ -72,7 +75,8 @@ def create_database_engine(
         Seconds that one attempt to connect may take; the URL's ``connect_timeout`` wins over it.
     statement_timeout
         Seconds that one statement may take, 0 for no limit. Sent to the server as a start-up parameter, which some
-        poolers refuse; and held by the driver a second later, for a peer that has gone silent.
+        poolers refuse; and held by the driver a second later, for a peer that has gone silent. Not 0, it also ends
+        transactions that idle for a minute.
     pool_size, max_overflow, pool_timeout, pool_recycle, pool_pre_ping
         As in ``sqlalchemy.create_engine``.
 
@@ -92,6 +96,7 @@ def create_database_engine(
     server_settings = {"application_name": NAME} | target.server_settings
     if statement_timeout:
         server_settings["statement_timeout"] = str(round(statement_timeout * 1000))
+        server_settings["idle_in_transaction_session_timeout"] = _IDLE_IN_TRANSACTION
         arguments.setdefault("command_timeout", statement_timeout + _DRIVER_GRACE)
     arguments["server_settings"] = server_settings | arguments.get("server_settings", {})
 
@@ -130,8 +135,6 @@ def _listen(engine: AsyncEngine, address: str) -> None:
     @event.listens_for(engine.sync_engine, "handle_error")
     def name_a_failed_statement(context: ExceptionContext) -> None:
         if isinstance(context.original_exception, OSError):  # command_timeout is a bare TimeoutError
-            context.is_disconnect = True
-            context.invalidate_pool_on_disconnect = False
             raise DatabaseUnavailable(f"PostgreSQL at {address} did not answer in time") from context.original_exception
         if context.connection is not None and not context.is_disconnect:
             context.connection.info[_STATEMENT_FAILED] = True

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-__all__ = ["DatabaseUnavailable", "constraint_name", "describe", "is_unavailable", "sqlstate"]
+__all__ = ["DatabaseUnavailable", "constraint_name", "describe", "is_conflict", "is_unavailable", "sqlstate"]
 
 _TRY_LATER = {
     "40001",  # serialization_failure
@@ -19,6 +19,7 @@ _TRY_LATER = {
     "25P03",  # idle_in_transaction_session_timeout
     "25006",  # read_only_sql_transaction: a primary that a failover has made a replica
 }
+_CONFLICTS = {"40001", "40P01"}
 _TRY_LATER_CLASSES = {
     "08",  # connection exceptions
     "53",  # insufficient resources: too many connections, out of memory, disk full
@@ -66,6 +67,11 @@ def is_unavailable(error: BaseException) -> bool:
     if state in _NEVER:
         return False
     return error.connection_invalidated or state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Tell whether the transaction was rolled back for the sake of a concurrent one: running it again may succeed."""
+    return sqlstate(error) in _CONFLICTS
 
 
 def describe(error: BaseException) -> str:

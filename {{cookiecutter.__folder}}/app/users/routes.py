@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import PlainValidator, WithJsonSchema
 
+from app.database.retry import run_transaction
 from app.dependencies import DbSession
 from app.problems import problem_responses
 from app.users import repository
@@ -75,9 +76,11 @@ async def get_user(user_id: UUID, session: DbSession) -> UserOut:
 
 
 @router.patch("/{user_id}", responses=problem_responses(404) | _BODY_ERRORS)
-async def change_user(user_id: UUID, changes: UserChanges, session: DbSession) -> UserOut:
+async def change_user(user_id: UUID, changes: UserChanges) -> UserOut:
     """Change some fields of a user."""
-    return UserOut.model_validate(await repository.change_user(session, user_id, changes))
+    # Under SERIALIZABLE two changes at once may collide: the loser runs again here, in place of a 503 for the client.
+    user = await run_transaction(lambda session: repository.change_user(session, user_id, changes))
+    return UserOut.model_validate(user)
 
 
 @router.delete("/{user_id}", status_code=204, response_class=Response, responses=problem_responses(404, 422))

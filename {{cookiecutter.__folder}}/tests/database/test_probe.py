@@ -87,7 +87,7 @@ async def test_a_schema_that_is_ahead_is_served_with_a_warning(session: AsyncSes
     await session.commit()
     listener = _Listener()
     await check_revision(engine, listener)
-    assert listener.lines == ["schema is ahead of this code"]
+    assert listener.lines == ["the schema is ahead of this code (has from_the_future, needs 4b7d0c9f2a11)"]
 
 
 async def test_a_schema_that_has_diverged_is_refused(session: AsyncSession, engine: AsyncEngine) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import httpx2
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.users.models import User
@@ -156,3 +156,39 @@ async def test_an_unknown_user_is_404_and_an_id_that_is_no_uuid_422(client: http
     for id_, status in ((uuid4(), 404), ("x", 422), (2**63, 422)):
         response = await client.request(method, f"/users/{id_}", json={"name": "x"})
         assert response.status_code == status
+
+
+async def test_a_change_that_loses_against_another_is_run_again(
+    client: httpx2.AsyncClient, session: AsyncSession
+) -> None:
+    """A trigger fails the first try as PostgreSQL would, and lets the second one pass."""
+    user = await create(client)
+    await session.execute(text("CREATE SEQUENCE tries"))
+    await session.execute(
+        text(
+            "CREATE FUNCTION lose_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('tries') = 1 THEN "
+            "RAISE EXCEPTION 'no' USING ERRCODE = 'serialization_failure'; END IF; RETURN NEW; END $$"
+        )
+    )
+    await session.execute(
+        text("CREATE TRIGGER t BEFORE UPDATE OR INSERT ON users FOR EACH ROW EXECUTE FUNCTION lose_once()")
+    )
+    await session.commit()
+    response = await client.patch(f"/users/{user['id']}", json={"name": "Countess"})
+    assert (response.status_code, response.json()["name"]) == (200, "Countess")
+
+
+async def test_a_conflict_in_a_route_that_does_not_run_again_is_503(
+    client: httpx2.AsyncClient, session: AsyncSession
+) -> None:
+    await session.execute(
+        text(
+            "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'serialization_failure'; END $$"
+        )
+    )
+    await session.execute(text("CREATE TRIGGER t BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION lose()"))
+    await session.commit()
+    response = await client.post("/users", json={"email": "ada@example.com", "name": "Ada"})
+    assert response.status_code == 503
+    assert response.headers["Retry-After"]

@@ -1,0 +1,64 @@
+"""Transactions that lose against others: which are run again, and which are not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.database.failures import sqlstate
+from app.database.retry import run_transaction
+from app.database.session import DatabaseSessionDependency
+from app.users.models import User
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[DatabaseSessionDependency]:
+    """A pool whose transactions are serializable."""
+    database = DatabaseSessionDependency()
+    await database.initialize(database_url, isolation_level="SERIALIZABLE", pool_size=20)
+    yield database
+    await database.aclose()
+
+
+async def test_what_is_returned_has_been_committed(database: DatabaseSessionDependency, session: AsyncSession) -> None:
+    async def create(own: AsyncSession) -> str:
+        own.add(User(email="ada@example.com", name="Ada"))
+        return "created"
+
+    assert await run_transaction(create, database=database) == "created"
+    assert (await session.scalars(select(User.name))).all() == ["Ada"]
+
+
+async def test_concurrent_changes_of_a_row_end_as_if_one_came_after_the_other(
+    database: DatabaseSessionDependency, session: AsyncSession
+) -> None:
+    session.add(User(email="ada@example.com", name="0"))
+    await session.commit()
+
+    async def count_up(own: AsyncSession) -> None:
+        name = (await own.scalars(select(User.name))).one()
+        await own.execute(update(User).values(name=str(int(name) + 1)))
+
+    await asyncio.gather(*(run_transaction(count_up, database=database, tries=50) for _ in range(8)))
+    assert (await session.scalars(select(User.name))).all() == ["8"]
+
+
+@pytest.mark.parametrize(
+    ("code", "tries"), [("40001", 3), ("40P01", 3), ("23505", 1), ("57014", 1), ("55P03", 1), ("08006", 1)]
+)
+async def test_only_serialization_failures_and_deadlocks_are_run_again_and_with_an_end(
+    database: DatabaseSessionDependency, code: str, tries: int
+) -> None:
+    seen: list[AsyncSession] = []
+
+    async def fail(own: AsyncSession) -> None:
+        seen.append(own)
+        await own.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
+
+    with pytest.raises(DBAPIError) as raised:
+        await run_transaction(fail, database=database, tries=3)
+    assert sqlstate(raised.value) == code
+    assert len(seen) == len(set(map(id, seen))) == tries
