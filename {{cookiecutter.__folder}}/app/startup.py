@@ -64,13 +64,15 @@ async def open_database(settings: Settings) -> AsyncIterator[DatabaseSessionDepe
 def errors_as_one_line() -> Iterator[None]:
     """End a command on an error that its user can mend with a line a problem on stderr, and without a traceback.
 
-    The exit code is 78 for settings and 1 for the database.
+    The exit code is 78 for settings, 1 for the database, and 130 after Ctrl-C.
     """
     try:
         yield
     except (SettingsError, DatabaseNotReady) as error:
         click.echo(error, err=True)
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except Exception as error:
         if not is_unavailable(error):
             raise

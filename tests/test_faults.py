@@ -1,0 +1,419 @@
+"""A 2xx is a committed transaction, under faults made for real: the table in docs/reliability.md names these tests."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+from commands import environment, free_port, run, serving
+from sql import execute, rows
+
+pytestmark = pytest.mark.slow
+
+
+def program(project: Path, name: str) -> str:
+    return str(project / ".venv" / "bin" / name)
+
+
+@pytest.fixture
+def migrated(project: Path, database: str) -> str:
+    """URL of a migrated database of the test's own."""
+    run(program(project, "alembic"), "upgrade", "head", cwd=project, DATABASE_URL=database)
+    return database
+
+
+@contextmanager
+def service(project: Path, url: str, *arguments: str, **env: str) -> Iterator[tuple[str, Any]]:
+    """Serve, and give the address and the process."""
+    port = free_port()
+    command = [program(project, "uvicorn"), "app.main:app", "--port", str(port), *arguments]
+    with serving(command, cwd=project, port=port, DATABASE_URL=url, LOG_LEVEL="WARNING", **env) as process:
+        yield f"http://127.0.0.1:{port}", process
+
+
+def new_user() -> dict[str, str]:
+    return {"email": f"{uuid4().hex}@example.com", "name": "Ada"}
+
+
+class Load:
+    """Clients that create users until told to stop, and remember what they were answered."""
+
+    def __init__(self, address: str, clients: int = 8) -> None:
+        self.statuses: list[int] = []
+        self.slowest = 0.0
+        self.acknowledged: list[str] = []
+        self._address = address
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End, each client after the answer it waits for."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, condition: Callable[[], bool], limit: float = 60) -> None:
+        """Wait until something is so, while the load goes on."""
+        deadline = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < deadline, (len(self.acknowledged), set(self.statuses))
+            self._stop.wait(0.01)
+
+    def wait_for_more(self, number: int = 200) -> None:
+        """Wait until that many further users are acknowledged."""
+        goal = len(self.acknowledged) + number
+        self.wait_for(lambda: len(self.acknowledged) >= goal)
+
+    def _run(self) -> None:
+        with httpx2.Client(base_url=self._address, timeout=30) as client:
+            while not self._stop.is_set():
+                start = time.monotonic()
+                try:
+                    answer = client.post("/users", json=new_user())
+                except httpx2.TransportError:
+                    continue  # no answer: it may have been stored or not
+                self.slowest = max(self.slowest, time.monotonic() - start)
+                self.statuses.append(answer.status_code)
+                if answer.status_code == 201:
+                    self.acknowledged.append(answer.json()["id"])
+                if answer.status_code == 503:
+                    assert answer.headers["Retry-After"]
+
+
+def assert_stored(url: str, acknowledged: list[str]) -> None:
+    stored = {str(row[0]) for row in rows(url, "SELECT id FROM users")}
+    assert set(acknowledged) <= stored
+
+
+def test_a_client_that_reads_right_after_its_201_finds_the_row(project: Path, migrated: str) -> None:
+    with service(project, migrated, "--workers", "2") as (address, _):
+
+        def pairs(number: int) -> int:
+            found = 0
+            # Each request on a new connection: either worker may have it.
+            with httpx2.Client(base_url=address, limits=httpx2.Limits(max_keepalive_connections=0)) as client:
+                for _ in range(number):
+                    created = client.post("/users", json=new_user())
+                    found += client.get(created.headers["Location"]).status_code == 200
+            return found
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(pairs, [1250] * 8)) == 10_000
+
+
+def test_a_worker_that_is_killed_loses_no_acknowledged_row(project: Path, migrated: str) -> None:
+    with service(project, migrated, "--workers", "2") as (address, process), Load(address) as load:
+        for _ in range(3):
+            load.wait_for_more()
+            listed = run("ps", "-o", "pid=,args=", "--ppid", str(process.pid), cwd=Path("/")).stdout.splitlines()
+            workers = [int(line.split()[0]) for line in listed if "spawn_main" in line]
+            os.kill(workers[0], signal.SIGKILL)
+        load.wait_for_more()
+    assert_stored(migrated, load.acknowledged)
+    assert set(load.statuses) <= {201, 503}
+
+
+def test_sigterm_under_load_drops_no_acknowledged_row(project: Path, migrated: str) -> None:
+    with service(project, migrated) as (address, process), Load(address) as load:
+        load.wait_for_more()
+        process.terminate()
+        process.wait(30)
+    assert_stored(migrated, load.acknowledged)
+    assert set(load.statuses) == {201}
+
+
+def test_sigterm_finishes_what_is_in_flight_and_refuses_new_connections(project: Path, migrated: str) -> None:
+    """The request in flight waits for a lock of ours, so that the signal comes while it does."""
+    execute(
+        migrated,
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$",
+        "CREATE TRIGGER wait BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION wait()",
+    )
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+    with service(project, migrated) as (address, process), ThreadPoolExecutor(1) as pool:
+        with _holding(migrated, "SELECT pg_advisory_lock(1)"):
+            answer = pool.submit(httpx2.post, f"{address}/users", json=new_user(), timeout=30)
+            while not rows(migrated, waiting):
+                pass
+            process.terminate()
+            while _accepts(address):
+                pass
+        assert answer.result().status_code == 201
+        process.wait(30)
+    assert_stored(migrated, [answer.result().json()["id"]])
+
+
+@contextmanager
+def _holding(url: str, statement: str) -> Iterator[None]:
+    """Hold what a statement takes, on a connection of its own."""
+    release, held = threading.Event(), threading.Event()
+    thread = threading.Thread(target=execute, args=(url, statement), kwargs={"held": held, "release": release})
+    thread.start()
+    try:
+        assert held.wait(30)
+        yield
+    finally:
+        release.set()
+        thread.join()
+
+
+def _accepts(address: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(address.rsplit(":", 1)[1]))) == 0
+
+
+def test_two_hundred_clients_that_want_one_email(project: Path, migrated: str) -> None:
+    with service(project, migrated, "--workers", "2") as (address, _), ThreadPoolExecutor(200) as pool:
+        body = {"email": "ada@example.com", "name": "Ada"}
+        created = list(pool.map(lambda _: httpx2.post(f"{address}/users", json=body, timeout=60), range(200)))
+        assert sorted(answer.status_code for answer in created) == [201] + [409] * 199
+
+        others = [httpx2.post(f"{address}/users", json=new_user()).headers["Location"] for _ in range(50)]
+        wanted = {"email": "eve@example.com"}
+        changed = list(pool.map(lambda path: httpx2.patch(address + path, json=wanted, timeout=60), others))
+        assert sorted(answer.status_code for answer in changed) == [200] + [409] * 49
+
+
+def test_thirty_two_clients_that_change_the_same_rows_under_serializable(project: Path, migrated: str) -> None:
+    with (
+        service(project, migrated, DATABASE_ISOLATION_LEVEL="SERIALIZABLE") as (address, _),
+        ThreadPoolExecutor(32) as pool,
+    ):
+        paths = [httpx2.post(f"{address}/users", json=new_user()).headers["Location"] for _ in range(2)]
+
+        def change(number: int) -> tuple[str, str, httpx2.Response]:
+            path, name = paths[number % 2], str(number)
+            return path, name, httpx2.patch(address + path, json={"name": name}, timeout=60)
+
+        answers = list(pool.map(change, range(640)))
+        assert {answer.status_code for *_, answer in answers} <= {200, 503}
+        assert all(answer.headers["Retry-After"] for *_, answer in answers if answer.status_code == 503)
+        assert sum(answer.status_code == 200 for *_, answer in answers) > 320
+        for path in paths:
+            final = httpx2.get(address + path).json()
+            accepted = {name: answer.json() for at, name, answer in answers if at == path and answer.status_code == 200}
+            # The state is that of one accepted change, and it is the last one in the order of the transactions.
+            assert final == accepted[final["name"]]
+
+
+def test_a_database_that_stops_and_starts_under_load(project: Path, migrated: str) -> None:
+    env = {"DATABASE_CONNECT_TIMEOUT": "2"}
+    with service(project, migrated, **env) as (address, _), Load(address) as load:
+        for _ in range(2):
+            load.wait_for_more()
+            run("make", "db-stop", cwd=project)
+            failed = load.statuses.count(503)
+            load.wait_for(lambda failed=failed: load.statuses.count(503) > failed + 20)
+            assert httpx2.get(f"{address}/health/ready").status_code == 503
+            assert httpx2.get(f"{address}/health/live").status_code == 200
+            run("make", "db", cwd=project)
+            assert httpx2.post(f"{address}/users", json=new_user(), timeout=30).status_code == 201
+        load.wait_for_more()
+    assert set(load.statuses) == {201, 503}
+    assert load.slowest < 10, "a request hung"
+    assert_stored(migrated, load.acknowledged)
+
+
+def test_the_first_request_after_a_restart_succeeds_with_dead_connections_in_the_pool(
+    project: Path, migrated: str
+) -> None:
+    with service(project, migrated) as (address, _), ThreadPoolExecutor(10) as pool:
+        list(pool.map(lambda _: httpx2.post(f"{address}/users", json=new_user()), range(50)))
+        run("make", "db-stop", cwd=project)
+        run("make", "db", cwd=project)
+        answers = list(pool.map(lambda _: httpx2.post(f"{address}/users", json=new_user()), range(10)))
+        assert [answer.status_code for answer in answers] == [201] * 10
+
+
+def test_a_server_that_goes_silent_is_cut(project: Path, migrated: str) -> None:
+    """Its processes are stopped by the system: connections stay open and nothing is said on them."""
+    env = {"DATABASE_STATEMENT_TIMEOUT": "1", "DATABASE_CONNECT_TIMEOUT": "1"}
+    with service(project, migrated, **env) as (address, _):
+        assert httpx2.get(f"{address}/users").status_code == 200
+        postmaster = rows(migrated, "SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int")[0][0]
+        family = [postmaster, *map(int, run("pgrep", "-P", str(postmaster), cwd=Path("/")).stdout.split())]
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            for path in ("/users", "/users", "/health/ready"):
+                start = time.monotonic()
+                assert httpx2.get(address + path, timeout=30).status_code == 503
+                assert time.monotonic() - start < 10
+        finally:
+            for pid in family:
+                os.kill(pid, signal.SIGCONT)
+        while httpx2.get(f"{address}/health/ready").status_code != 200:
+            pass
+        assert httpx2.get(f"{address}/users").status_code == 200
+
+
+def test_a_thousand_clients_that_hang_up_leak_no_connection(project: Path, migrated: str) -> None:
+    with service(project, migrated) as (address, _):
+        port = int(address.rsplit(":", 1)[1])
+
+        def hang_up(number: int) -> None:
+            body = b'{"email": "%d@example.com", "name": "x"}' % number
+            head = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            whole = head % len(body) + body
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(whole[: len(whole) - number % 3])  # two of three in the middle of the body
+
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(hang_up, range(1000)))
+            answers = list(pool.map(lambda _: httpx2.get(f"{address}/users", timeout=30).status_code, range(100)))
+        assert set(answers) == {200}
+        idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+        while rows(migrated, idle)[0][0]:
+            pass
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for(project: Path, migrated: str) -> None:
+    run("make", "db-stop", cwd=project)
+    port = free_port()
+    env = environment(DATABASE_URL=migrated, DATABASE_PROBE_TRIES="50", DATABASE_PROBE_PAUSE="0.2")
+    command = [program(project, "uvicorn"), "app.main:app", "--port", str(port)]
+    with subprocess.Popen(command, cwd=project, env=env, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "waiting for the database" not in process.stderr.readline():
+            assert process.poll() is None
+        run("make", "db", cwd=project)
+        while "Uvicorn running" not in process.stderr.readline():
+            assert process.poll() is None
+        process.terminate()
+
+
+def test_a_server_that_is_starting_is_waited_for_with_one_worker_and_with_two(project: Path, tmp_path: Path) -> None:
+    """57P03, made for real: a standby that takes no connections says it for as long as it lives."""
+    script = (
+        "import sys, pathlib, tempfile\n"
+        "from dev.cluster import Cluster, temporary_cluster\n"
+        "from dev.programs import run_as_server, give_to_server\n"
+        "with temporary_cluster() as cluster:\n"
+        "    data = cluster._data\n"
+        "    cluster.stop()\n"
+        "    (data / 'standby.signal').touch(); give_to_server(data / 'standby.signal')\n"
+        "    with (data / 'postgresql.conf').open('a') as conf: conf.write('hot_standby = off\\n')\n"
+        "    where = ('-D', data, '-l', cluster._log, '-o', f'-p {cluster._port.read_text()}')\n"
+        "    run_as_server('pg_ctl', 'start', '--no-wait', *where)\n"
+        "    print(cluster.url(), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [program(project, "python"), "-c", script]
+    with subprocess.Popen(
+        command, cwd=project, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        for workers in ("1", "2"):
+            arguments = ["app.main:app", "--port", str(free_port()), "--workers", workers]
+            env = environment(DATABASE_URL=url, DATABASE_PROBE_TRIES="3", DATABASE_PROBE_PAUSE="0.1")
+            ended = subprocess.run(
+                [program(project, "uvicorn"), *arguments],
+                cwd=project,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert ended.stderr.count("waiting for the database") == 2 * int(workers)
+            assert "DATABASE_URL: PostgreSQL says: the database system is" in ended.stderr
+            assert "Traceback" not in ended.stderr
+        server.communicate("")
+
+
+def test_eight_upgrades_at_once_twenty_times(project: Path, bake: Any, database: str) -> None:
+    """With CREATE INDEX CONCURRENTLY among the migrations, on empty databases and on half-migrated ones."""
+    many = bake()
+    (many / ".venv").symlink_to(project / ".venv")
+    (many / "migrations" / "versions" / "20260102_0000_000000000002_index_names.py").write_text(
+        '"""Index names."""\n\nfrom alembic import op\n\nrevision = "000000000002"\n'
+        'down_revision = "4b7d0c9f2a11"\nbranch_labels = None\ndepends_on = None\n\n\n'
+        "def upgrade() -> None:\n    with op.get_context().autocommit_block():\n"
+        '        op.create_index("ix_users_name", "users", ["name"], postgresql_concurrently=True)\n\n\n'
+        'def downgrade() -> None:\n    op.drop_index("ix_users_name")\n'
+    )
+    alembic = program(project, "alembic")
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(20):
+            start = ("base", "4b7d0c9f2a11")[number % 2]
+            run(alembic, "upgrade", "head", cwd=many, DATABASE_URL=database)
+            run(alembic, "downgrade", start, cwd=many, DATABASE_URL=database)
+            upgrades = [pool.submit(run, alembic, "upgrade", "head", cwd=many, DATABASE_URL=database) for _ in range(8)]
+            for upgrade in upgrades:
+                upgrade.result()
+            assert rows(database, "SELECT version_num FROM alembic_version") == [("000000000002",)]
+            assert rows(database, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_users_name'::regclass") == [
+                (True,)
+            ]
+
+
+def fill(url: str, number: int) -> None:
+    """Add users that were deleted long ago."""
+    execute(
+        url,
+        "INSERT INTO users (id, email, name, deleted_at) SELECT gen_random_uuid(), n || '@example.com', 'x', "
+        f"now() - interval '60 days' FROM generate_series(1, {number}) n",
+    )
+
+
+def test_two_cleanups_share_the_work_and_neither_waits(project: Path, migrated: str) -> None:
+    fill(migrated, 100_000)
+    cleanup = (program(project, "python"), "-m", "app.scripts.cleanup", "--batch-size", "500")
+    with ThreadPoolExecutor(2) as pool:
+        # A lock that one would wait for longer than this ends it with an error.
+        options = {"DATABASE_URL": f"{migrated}?options=-c%20lock_timeout%3D1ms"}
+        done = [pool.submit(run, *cleanup, cwd=project, **options) for _ in range(2)]
+        counts = [_count(process.result().stderr) for process in done]
+    assert sum(counts) == 100_000
+    assert min(counts) > 0
+    assert rows(migrated, "SELECT count(*) FROM users") == [(0,)]
+
+
+def _count(log: str) -> int:
+    import json  # noqa: PLC0415
+
+    last = json.loads(log.splitlines()[-1])
+    assert last["event"] == "purged users"
+    return int(last["count"])
+
+
+def test_a_cleanup_of_a_million_rows_takes_constant_memory_and_survives_a_kill(project: Path, migrated: str) -> None:
+    fill(migrated, 1_000_000)
+    peak = (
+        "import resource, sys\nfrom app.scripts.cleanup import main\n"
+        "try: main(sys.argv[1:])\nfinally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    command = [program(project, "python"), "-c", peak, "--batch-size", "5000"]
+    with subprocess.Popen(
+        command, cwd=project, env=environment(DATABASE_URL=migrated), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for _ in range(20):
+            process.stderr.readline()
+        process.kill()
+    left = rows(migrated, "SELECT count(*) FROM users")[0][0]
+    assert 0 < left <= 900_000
+    assert left % 5000 == 0  # each batch whole or not at all
+    whole = run(*command, cwd=project, timeout=300, DATABASE_URL=migrated)
+    assert _count(whole.stderr) == left
+    fill(migrated, 10_000)
+    small = run(*command, cwd=project, DATABASE_URL=migrated)
+    assert int(whole.stdout) < 1.2 * int(small.stdout)
