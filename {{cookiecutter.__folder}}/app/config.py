@@ -29,7 +29,7 @@ def _schema_name(value: str) -> str:
     # PostgreSQL cuts longer names off without an error: two services could share one by accident.
     if len(value.encode()) > 63 or "\0" in value:
         raise ValueError("must be at most 63 bytes long, without NUL (PostgreSQL's limit for a name)")
-    if value.startswith("pg_") or value == "information_schema":
+    if value.startswith("pg_") or value in ("information_schema", "$user"):
         raise ValueError("is a name that PostgreSQL keeps for itself")
     return value
 

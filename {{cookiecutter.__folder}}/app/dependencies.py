@@ -54,5 +54,6 @@ def _dependants(routes: Iterable[Any], prefix: str = "") -> Iterable[tuple[str, 
 
 
 def _commits_late(dependant: Dependant) -> bool:
-    late = isinstance(dependant.call, DatabaseSessionDependency) and dependant.scope != "function"
+    provider = getattr(dependant.call, "__self__", dependant.call)  # the object itself, or its __call__
+    late = isinstance(provider, DatabaseSessionDependency) and dependant.scope != "function"
     return late or any(_commits_late(inner) for inner in dependant.dependencies)

@@ -4,6 +4,7 @@ Lines go to stderr, since stdout is for what a command was asked to print (``ale
 """
 
 import logging
+import re
 import sys
 
 import structlog
@@ -19,6 +20,12 @@ def _without_color_message(_logger: object, _method: str, event: EventDict) -> E
     return event
 
 
+def _without_row_values(_logger: object, _method: str, event: EventDict) -> EventDict:
+    if "exception" in event:  # PostgreSQL's DETAIL quotes the row that failed
+        event["exception"] = re.sub(r"(?m)^DETAIL: .*$", "DETAIL: left out of the log", event["exception"])
+    return event
+
+
 def configure_logging(settings: Settings) -> None:
     """Route the standard library's logging and structlog into one handler. Called by programs, never on import."""
     log_format = settings.log_format or ("console" if sys.stderr.isatty() else "json")
@@ -30,12 +37,12 @@ def configure_logging(settings: Settings) -> None:
         structlog.stdlib.ExtraAdder(),
         _without_color_message,
     ]
-    last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if log_format == "console":
-        # Plain tracebacks: the ones with local variables would print secrets and users' data.
-        last.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
-    else:
-        last += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    last: list[Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,  # plain: with local variables it would print secrets and users' data
+        _without_row_values,
+        structlog.dev.ConsoleRenderer() if log_format == "console" else structlog.processors.JSONRenderer(default=str),
+    ]
 
     handler = logging.StreamHandler()
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
@@ -47,7 +54,9 @@ def configure_logging(settings: Settings) -> None:
     # writes one with the route and the duration.
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.NOTSET)  # ours then holds for it
         logging.getLogger(name).propagate = name != "uvicorn.access"
+    logging.captureWarnings(capture=True)
 
     # At each command it lists plugins of its own, a line each.
     logging.getLogger("alembic.runtime.plugins").setLevel("WARNING")

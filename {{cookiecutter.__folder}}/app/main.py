@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.about import DESCRIPTION, NAME, VERSION
 from app.config import Settings, SettingsError, load_settings
 from app.database.probe import DatabaseNotReady
+from app.database.session import db_session_dependency
 from app.dependencies import LateCommitError, refuse_late_commits
 from app.health.routes import router as health
 from app.logging import configure_logging
@@ -38,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         current = settings or load_settings()
         configure_logging(current)
         refuse_late_commits(app)
-        async with open_database(current):
+        async with open_database(current, database=db_session_dependency):
             yield
 
     app = FastAPI(title=NAME, version=VERSION, description=DESCRIPTION, lifespan=lifespan)

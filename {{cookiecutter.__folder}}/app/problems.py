@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -73,7 +73,7 @@ def problem(
         Further headers.
     """
     body = Problem(
-        title=HTTPStatus(status).phrase,
+        title=_title(status),
         status=status,
         detail=detail,
         instance=request.scope["path"],
@@ -113,11 +113,17 @@ def install_problems(app: FastAPI) -> None:
 # Starlette types handlers by the base class: each of these is called with the class it was registered for.
 
 
-async def _http_exception(request: Request, error: Exception) -> JSONResponse:
+def _title(status: int) -> str:
+    return HTTPStatus(status).phrase if status in set(HTTPStatus) else f"Status {status}"
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code in (204, 304):  # these have no body
+        return Response(status_code=error.status_code, headers=error.headers)
     # Starlette's own 404 and 405 have the status' name for a detail: say a little more.
-    phrase = HTTPStatus(error.status_code).phrase
-    detail = _DETAILS.get(error.status_code, phrase) if error.detail == phrase else error.detail
+    title = _title(error.status_code)
+    detail = _DETAILS.get(error.status_code, title) if error.detail == title else str(error.detail)
     return problem(request, error.status_code, detail, headers=error.headers)
 
 

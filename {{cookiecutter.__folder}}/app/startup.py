@@ -10,7 +10,7 @@ from app.database.engine import EngineOptions
 from app.database.failures import describe, is_unavailable
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import check_revision
-from app.database.session import DatabaseSessionDependency, db_session_dependency
+from app.database.session import DatabaseSessionDependency
 
 __all__ = ["engine_options", "errors_as_one_line", "open_database"]
 
@@ -31,19 +31,28 @@ def engine_options(settings: Settings) -> EngineOptions:
 
 
 @asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[DatabaseSessionDependency]:
+async def open_database(
+    settings: Settings, *, database: DatabaseSessionDependency | None = None
+) -> AsyncIterator[DatabaseSessionDependency]:
     """Open the pool, wait for the server, check the schema; close the pool at the end.
 
     A script gets a session, with the engine, the schema and the rule of commit and rollback of a request, in one line::
 
         async with open_database(settings) as database, database.session() as session: ...
 
+    Parameters
+    ----------
+    settings
+        Which database.
+    database
+        Whose pool is opened; none: one of its own. The service gives `db_session_dependency`, which routes ask.
+
     Raises
     ------
     DatabaseNotReady
         Where the service cannot work with this database.
     """
-    database = db_session_dependency
+    database = database or DatabaseSessionDependency()
     await database.initialize(
         settings.database_url.get_secret_value(), settings.database_password, **engine_options(settings)
     )
@@ -52,7 +61,6 @@ async def open_database(settings: Settings) -> AsyncIterator[DatabaseSessionDepe
             database.engine,
             tries=settings.database_probe_tries,
             pause=settings.database_probe_pause,
-            try_timeout=settings.database_connect_timeout,
         )
         await check_revision(database.engine)
         yield database

@@ -52,7 +52,8 @@ def create_database(server: str, *, template: str | None = None) -> str:
     name = f"test_{secrets.token_hex(8)}"
     source = urlsplit(template).path.lstrip("/") if template else "template0"
     asyncio.run(_execute(server, f'CREATE DATABASE "{name}" TEMPLATE "{source}"'))
-    return urlsplit(server)._replace(path=f"/{name}").geturl()
+    parts = urlsplit(server)
+    return f"{parts.scheme}://{parts.netloc}/{name}" + (f"?{parts.query}" if parts.query else "")
 
 
 def drop_database(server: str, url: str) -> None:

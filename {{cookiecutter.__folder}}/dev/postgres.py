@@ -19,6 +19,7 @@ import click
 from dotenv import dotenv_values
 
 from app.about import NAME
+from app.database.url import parse_database_url
 from dev.cluster import Cluster, cluster_in_use
 from dev.databases import ensure_database, environment_without_settings, scratch_database, scratch_server
 from dev.programs import PostgresError, program
@@ -39,6 +40,7 @@ def main() -> None:
 def start() -> None:
     """Start the server, let it run, and name it in .env."""
     if where := _own_server():
+        _write_env(None)
         click.echo(f"DATABASE_URL is set in {where}: that server is used, none is started.")
         return
     cluster = Cluster(_FOLDER)
@@ -68,9 +70,10 @@ def run(command: Sequence[str]) -> None:
 def psql() -> None:
     """Open a shell on the database."""
     with _server() as environment:
-        values = {**dotenv_values(_ENV), **environment}
-        url = (values.get("DATABASE_URL") or "").replace("+asyncpg", "", 1)
-        code = _call([str(program("psql")), url], {**environment, "PGPASSWORD": values.get("DATABASE_PASSWORD") or ""})
+        values = dotenv_values(_ENV) | {name: value for name, value in environment.items() if value}
+        target = parse_database_url(values["DATABASE_URL"] or "", values.get("DATABASE_PASSWORD") or None)
+        # Not in the arguments, which everybody on the machine can read.
+        code = _call([str(program("psql")), target.dsns[0]], environment | {"PGPASSWORD": target.password or ""})
     raise SystemExit(code)
 
 
@@ -91,6 +94,7 @@ def drift() -> None:
 def _server() -> Iterator[dict[str, str]]:
     """Give an environment for a command that needs the database."""
     if _own_server():
+        _write_env(None)
         yield dict(os.environ)
         return
     with cluster_in_use(_FOLDER) as cluster:
@@ -105,9 +109,15 @@ def _call(command: Sequence[str], environment: dict[str, str]) -> int:
     with subprocess.Popen(command, env=environment) as process:
         # A signal to our whole group, as Ctrl-C is, reaches the command by itself, and uvicorn's reloader hangs where
         # two come at once: SIGTERM is passed on only to a command that still runs a second later.
+        def wait_a_second(*_: object) -> None:
+            signal.alarm(1)
+
+        def pass_on(*_: object) -> None:
+            process.terminate()
+
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(1) and None)
-        signal.signal(signal.SIGALRM, lambda *_: process.terminate())
+        signal.signal(signal.SIGTERM, wait_a_second)
+        signal.signal(signal.SIGALRM, pass_on)
         return process.wait()
 
 
@@ -123,14 +133,23 @@ def _own_server() -> str | None:
     """Return where the user has named a server, None where nowhere."""
     if os.environ.get("DATABASE_URL"):
         return "the environment"
-    if dotenv_values(stream=io.StringIO("\n".join(_without_marked_line()))).get("DATABASE_URL"):
+    others = dotenv_values(stream=io.StringIO("\n".join(_without_marked_line())))
+    if others.get("DATABASE_URL"):
         return ".env"
+    if os.environ.get("DATABASE_PASSWORD") or others.get("DATABASE_PASSWORD"):
+        raise PostgresError("DATABASE_PASSWORD: is set, and no DATABASE_URL that it could belong to; remove it")
     return None
 
 
-def _write_env(url: str) -> None:
+def _write_env(url: str | None) -> None:
+    """Name the embedded server in .env, or no longer: of two lines the last would count."""
+    lines = _without_marked_line()
+    if url is not None:
+        lines.append(f"DATABASE_URL={url}{_MARK}")
+    elif _MARK not in _env_text():
+        return
     _ENV.touch(mode=0o600)  # the URL has a password
-    _ENV.write_text("\n".join([*_without_marked_line(), f"DATABASE_URL={url}{_MARK}", ""]), encoding="utf-8")
+    _ENV.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,6 @@ async def migrate_online(settings: Settings) -> None:
             engine,
             tries=settings.database_probe_tries,
             pause=settings.database_probe_pause,
-            try_timeout=settings.database_connect_timeout,
         )
         async with engine.connect() as lock_connection:
             await _wait_for_turn(lock_connection, schema)

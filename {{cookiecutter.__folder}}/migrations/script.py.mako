@@ -1,6 +1,6 @@
 """${message}.
 
-Revision: ${up_revision}, after ${down_revision | comma,n}. Made: ${create_date}.
+Revision: ${up_revision}, after ${down_revision | comma,n}. Made: ${create_date.strftime("%Y-%m-%d %H:%M UTC")}.
 """
 
 import sqlalchemy as sa

@@ -62,7 +62,7 @@ def _late_sub_dependency(session: Annotated[AsyncSession, LATE]) -> AsyncSession
     return session
 
 
-@pytest.mark.parametrize("how", ["route", "router", "sub-dependency", "mount"])
+@pytest.mark.parametrize("how", ["route", "router", "sub-dependency", "mount", "method"])
 async def test_a_route_that_would_commit_after_its_response_is_refused_at_start_up(
     settings: Settings, how: str
 ) -> None:
@@ -79,6 +79,11 @@ async def test_a_route_that_would_commit_after_its_response_is_refused_at_start_
 
         @target.get("/late", dependencies=[LATE])
         async def by_route_dependencies() -> None: ...
+
+    elif how == "method":
+
+        @target.get("/late")
+        async def by_method(session: Annotated[AsyncSession, Depends(db_session_dependency.__call__)]) -> None: ...
 
     else:
 

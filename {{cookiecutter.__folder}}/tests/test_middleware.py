@@ -8,8 +8,13 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+from starlette.testclient import WebSocketDenialResponse
+
+from app.dependencies import DbSession
 
 
 @pytest.mark.parametrize("path", ["/users", "/nowhere", "/users?limit=0", "/fail"])
@@ -121,3 +126,47 @@ async def test_a_method_that_an_address_does_not_know_is_405(client: httpx2.Asyn
     assert response.status_code == 405
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.headers["Allow"]
+
+
+@pytest.mark.parametrize(("status", "detail"), [(400, {"code": 1}), (499, "odd"), (304, None)])
+async def test_any_http_exception_has_an_answer(
+    app: FastAPI, client: httpx2.AsyncClient, status: int, detail: object
+) -> None:
+    @app.get("/raise")
+    async def fail() -> None:
+        raise HTTPException(status, detail)
+
+    response = await client.get("/raise")
+    assert response.status_code == status
+    assert response.headers["X-Request-ID"]
+
+
+async def test_the_log_holds_no_row_that_failed(app: FastAPI, client: httpx2.AsyncClient, log: io.StringIO) -> None:
+    """PostgreSQL's DETAIL quotes it."""
+
+    @app.post("/fail")
+    async def fail(session: DbSession) -> None:
+        await session.execute(text("INSERT INTO users (email, name) VALUES ('hunter2', 'hunter2')"))
+
+    assert (await client.post("/fail")).status_code == 500
+    assert "NotNullViolation" in log.getvalue()
+    assert "hunter2" not in log.getvalue().replace("VALUES ('hunter2', 'hunter2')", "")
+
+
+def test_a_web_socket_has_a_request_id_and_its_errors_their_cause(app: FastAPI) -> None:
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket, session: DbSession) -> None:
+        await websocket.accept()
+        await websocket.send_text(str(await session.scalar(text("SELECT 1"))))
+
+    @app.websocket("/refuse")
+    async def refuse(websocket: WebSocket) -> None:
+        raise HTTPException(403, "not you")
+
+    with TestClient(app) as client:
+        with client.websocket_connect("/socket") as connection:
+            assert connection.receive_text() == "1"
+        with pytest.raises(WebSocketDenialResponse) as raised, client.websocket_connect("/refuse"):
+            pass
+        assert raised.value.status_code == 403
+        assert raised.value.json()["request_id"]

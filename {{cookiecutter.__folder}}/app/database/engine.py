@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from app.about import NAME
-from app.database.failures import DatabaseUnavailable, describe
-from app.database.url import parse_database_url
+from app.database.failures import CANNOT_CONNECT_NOW, READ_ONLY, DatabaseUnavailable, describe, sqlstate
+from app.database.url import DatabaseUrl, parse_database_url
 
 __all__ = ["EngineOptions", "create_database_engine"]
 
@@ -88,17 +88,24 @@ def create_database_engine(
     if isinstance(password, SecretStr):
         password = password.get_secret_value()
     target = parse_database_url(url, password)
-    arguments: dict[str, Any] = {
-        **target.connect_args,
-        "timeout": target.connect_timeout or connect_timeout,
-        **(connect_args or {}),
-    }
-    server_settings = {"application_name": NAME} | target.server_settings
+    arguments: dict[str, Any] = {"timeout": target.connect_timeout or connect_timeout}
+    guards = {}
     if statement_timeout:
-        server_settings["statement_timeout"] = str(round(statement_timeout * 1000))
-        server_settings["idle_in_transaction_session_timeout"] = _IDLE_IN_TRANSACTION
-        arguments.setdefault("command_timeout", statement_timeout + _DRIVER_GRACE)
-    arguments["server_settings"] = server_settings | arguments.get("server_settings", {})
+        guards["statement_timeout"] = str(max(1, round(statement_timeout * 1000)))
+        guards["idle_in_transaction_session_timeout"] = _IDLE_IN_TRANSACTION
+        arguments["command_timeout"] = statement_timeout + _DRIVER_GRACE
+    # The server would let these win over the same ones in `options`, where the user has said otherwise.
+    options = target.server_settings.get("options", "")
+    guards = {name: value for name, value in guards.items() if name not in options}
+    arguments |= connect_args or {}
+    arguments["server_settings"] = {
+        "application_name": NAME,
+        **guards,
+        **target.server_settings,
+        **arguments.get("server_settings", {}),
+    }
+    if target.password is not None:
+        arguments["password"] = target.password
 
     engine = create_async_engine(
         "postgresql+asyncpg://",  # the address stands in connect_args: asyncpg reads it, see app.database.url
@@ -114,28 +121,41 @@ def create_database_engine(
         # and not the value that broke it: set this to False on your own machine while you hunt for one.
         hide_parameters=True,
     )
-    _listen(engine, target.address)
+    _listen(engine, target)
     return engine
 
 
-def _listen(engine: AsyncEngine, address: str) -> None:
+def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
     """Correct what the driver and the pool do by themselves, each by an event of SQLAlchemy."""
+    address = target.address
+    # A host at a time, each with the whole connect timeout: asyncpg has one for all, and a first host that is silent
+    # would use it up. That is also how libpq counts.
+    attempts = [{"dsn": dsn} for dsn in target.dsns]
+    if any("target_session_attrs=prefer-standby" in dsn for dsn in target.dsns):
+        attempts = [{**attempt, "target_session_attrs": kind} for kind in ("standby", "any") for attempt in attempts]
 
     @event.listens_for(engine.sync_engine, "do_connect")
-    def name_a_failed_connect(
+    def connect(
         dialect: Dialect, record: ConnectionPoolEntry, cargs: tuple[Any, ...], cparams: dict[str, Any]
     ) -> DBAPIConnection:
-        try:
-            return dialect.connect(*cargs, **cparams)
-        except ssl.SSLCertVerificationError:
-            raise  # an OSError that no later try would mend
-        except (OSError, TargetServerAttributeNotMatched) as error:
-            raise DatabaseUnavailable(f"cannot reach PostgreSQL at {address}: {describe(error)}") from error
+        for attempt in attempts:
+            try:
+                return dialect.connect(*cargs, **attempt, **cparams)
+            except (ssl.SSLCertVerificationError, FileNotFoundError):
+                raise  # an OSError that no later try would mend
+            except (OSError, dialect.loaded_dbapi.Error) as error:
+                unwanted = isinstance(error.__cause__, TargetServerAttributeNotMatched)
+                if not (unwanted or isinstance(error, OSError) or sqlstate(error) == CANNOT_CONNECT_NOW):
+                    raise
+                failure = error
+        raise DatabaseUnavailable(f"cannot reach PostgreSQL at {address}: {describe(failure)}") from failure
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def name_a_failed_statement(context: ExceptionContext) -> None:
         if isinstance(context.original_exception, OSError):  # command_timeout is a bare TimeoutError
             raise DatabaseUnavailable(f"PostgreSQL at {address} did not answer in time") from context.original_exception
+        if sqlstate(context.original_exception) == READ_ONLY:
+            context.is_disconnect = True  # a primary that a failover has made a replica: the next one may be right
         if context.connection is not None and not context.is_disconnect:
             context.connection.info[_STATEMENT_FAILED] = True
 
@@ -147,6 +167,8 @@ def _listen(engine: AsyncEngine, address: str) -> None:
             try:
                 connection.exec_driver_sql("SELECT 1")
             except DBAPIError as error:
+                # SQLAlchemy takes a commit that fails for the end of the transaction, and gives the connection back.
+                connection.connection.rollback()
                 raise PendingRollbackError(
                     "An earlier statement of this transaction failed and its error was swallowed: nothing of the "
                     "transaction can be committed. Let the error pass, or run what may fail in session.begin_nested()."

@@ -1,11 +1,28 @@
 """What a failure of the database means, read from its SQLSTATE (PostgreSQL's manual, appendix A)."""
 
+import asyncio
 from collections.abc import Iterator
+from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-__all__ = ["DatabaseUnavailable", "constraint_name", "describe", "is_conflict", "is_unavailable", "sqlstate"]
+__all__ = [
+    "CANNOT_CONNECT_NOW",
+    "READ_ONLY",
+    "DatabaseUnavailable",
+    "constraint_name",
+    "describe",
+    "is_conflict",
+    "is_unavailable",
+    "sqlstate",
+]
+
+CANNOT_CONNECT_NOW: Final = "57P03"
+"""The server starts up, shuts down or is in recovery."""
+
+READ_ONLY: Final = "25006"
+"""A write to a server that is read-only: a primary that a failover has made a replica."""
 
 _TRY_LATER = {
     "40001",  # serialization_failure
@@ -14,10 +31,10 @@ _TRY_LATER = {
     "57014",  # query_canceled, a statement_timeout
     "57P01",  # admin_shutdown
     "57P02",  # crash_shutdown
-    "57P03",  # cannot_connect_now: starting up, shutting down, in recovery
+    CANNOT_CONNECT_NOW,
     "57P05",  # idle_session_timeout
     "25P03",  # idle_in_transaction_session_timeout
-    "25006",  # read_only_sql_transaction: a primary that a failover has made a replica
+    READ_ONLY,
 }
 _CONFLICTS = {"40001", "40P01"}
 _TRY_LATER_CLASSES = {
@@ -77,5 +94,7 @@ def is_conflict(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """Return the server's or the driver's own words for a failure, on one line, without SQL or parameters."""
     *_, first = _chain(error)
+    if isinstance(first, TimeoutError | asyncio.CancelledError):  # asyncio ends what takes too long by a cancellation
+        return "no answer in time"
     words = str(first) or type(first).__name__
     return words.splitlines()[0].strip().rstrip(".")

@@ -19,10 +19,13 @@ TRIES = 5
 PAUSE = 2.0
 """Seconds between two tries."""
 
+_ANSWER = 5.0
+"""Seconds that the server has for its first answer."""
+
 _MEND = {
     "28": "check the user and the password: DATABASE_URL, DATABASE_PASSWORD",
     "3D": "create the database, or name another in DATABASE_URL",
-    "42": "check the parameters of DATABASE_URL and the rights of its user",
+    "42": "check the rights of the user, and the parameters of DATABASE_URL",
     "08": "check the parameters of DATABASE_URL (a pooler may refuse some)",
 }
 
@@ -66,7 +69,7 @@ async def probe(
 
 
 async def wait_for_database(
-    engine: AsyncEngine, *, tries: int = TRIES, pause: float = PAUSE, try_timeout: float = 5, logger: Any = None
+    engine: AsyncEngine, *, tries: int = TRIES, pause: float = PAUSE, logger: Any = None
 ) -> None:
     """Wait until the server takes a connection and answers on it.
 
@@ -76,8 +79,6 @@ async def wait_for_database(
         Whose database is asked.
     tries, pause, logger
         See `probe`.
-    try_timeout
-        Seconds that one try may take, connecting included.
 
     Raises
     ------
@@ -87,10 +88,11 @@ async def wait_for_database(
 
     async def ask() -> None:
         try:
-            async with asyncio.timeout(try_timeout), engine.connect() as connection:
+            # How long connecting may take is the engine's to say.
+            async with engine.connect() as connection, asyncio.timeout(_ANSWER):
                 await connection.execute(select(1))
         except TimeoutError:
-            raise DatabaseUnavailable(f"PostgreSQL did not answer within {try_timeout:g} s") from None
+            raise DatabaseUnavailable(f"PostgreSQL took a connection and did not answer within {_ANSWER:g} s") from None
 
     try:
         await probe(ask, tries=tries, pause=pause, logger=logger)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.about import PROJECT_FILE
-from app.database.failures import describe, sqlstate
+from app.database.failures import DatabaseUnavailable, describe, sqlstate
 from app.database.probe import DatabaseNotReady
 
 __all__ = ["Schema", "check_revision", "compare_schema"]
@@ -74,7 +74,7 @@ async def compare_schema(engine: AsyncEngine) -> tuple[Schema, str]:
         return Schema.CURRENT, revisions
     if found and not found & known:
         return Schema.AHEAD, revisions
-    if found <= known and len(found) < 2:
+    if found <= known:
         return Schema.BEHIND, revisions
     return Schema.DIVERGED, revisions
 
@@ -83,7 +83,7 @@ async def _found(engine: AsyncEngine) -> set[str]:
     try:
         async with engine.connect() as connection:
             return set(await connection.scalars(select(_version.c.version_num)))
-    except DBAPIError as error:
+    except (DBAPIError, DatabaseUnavailable) as error:
         if sqlstate(error) == "42P01":  # undefined_table: no migration has run
             return set()
         raise DatabaseNotReady(f"DATABASE_URL: cannot read the schema's revision: {describe(error)}") from error

@@ -1,13 +1,12 @@
 """The grammar of DATABASE_URL: libpq's connection URL, checked before anything connects.
 
-asyncpg reads such a URL whole (several hosts, sockets, TLS modes), SQLAlchemy's dialect does not: so the URL goes to
-asyncpg as it is. What asyncpg would pass on to the server unread is taken out here, or refused by name.
+asyncpg reads such a URL (sockets, TLS modes, the kind of server wanted), SQLAlchemy's dialect does not: so it goes to
+asyncpg, a host at a time. What asyncpg would pass on to the server unread is taken out here, or refused by name.
 """
 
 import re
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 __all__ = ["DatabaseUrl", "DatabaseUrlError", "parse_database_url"]
 
@@ -16,11 +15,11 @@ _CHOICES = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
 }
-_READ_BY_ASYNCPG = ("host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs")
+_READ_BY_ASYNCPG = ("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs")
 _SERVER_SETTINGS = ("application_name", "options")
-_PARAMETERS = (*_READ_BY_ASYNCPG, *_SERVER_SETTINGS, "connect_timeout")
-_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:/]*)(?::(?P<port>\d{1,5}))?")
-_ENCODE = "percent-encode its special characters, or put the password in DATABASE_PASSWORD"
+_PARAMETERS = ("host", "port", *_READ_BY_ASYNCPG, *_SERVER_SETTINGS, "connect_timeout")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(%25\w+)?\]|[\w.%-]+)(:(?P<port>\d{1,5}))?")
+_ENCODE = "percent-encode special characters, or put the password in DATABASE_PASSWORD"
 
 
 class DatabaseUrlError(ValueError):
@@ -31,8 +30,8 @@ class DatabaseUrlError(ValueError):
 class DatabaseUrl:
     """A checked URL, in the form that ``asyncpg.connect`` takes."""
 
-    dsn: str
-    """The URL without its password and without the parameters below."""
+    dsns: tuple[str, ...]
+    """The URL once for each host, without its password and without the parameters below."""
 
     password: str | None
     """The password, from the URL or given apart."""
@@ -48,14 +47,6 @@ class DatabaseUrl:
 
     def __repr__(self) -> str:
         return f"DatabaseUrl({self.address!r})"
-
-    @property
-    def connect_args(self) -> dict[str, Any]:
-        """What identifies the server and the user."""
-        arguments: dict[str, Any] = {"dsn": self.dsn}
-        if self.password is not None:
-            arguments["password"] = self.password
-        return arguments
 
 
 def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
@@ -84,21 +75,26 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
         raise DatabaseUrlError("a password is given both in the URL and apart: keep one of the two")
 
     parameters = _parameters(parts.query)
-    for host in hosts.split(","):
-        _check_host(host)
-    timeout = parameters.pop("connect_timeout", None)
-    if timeout is not None and not (timeout.isascii() and timeout.isdigit() and int(timeout) > 0):
-        raise DatabaseUrlError("connect_timeout must be a whole number of seconds, 1 or more")
-    server_settings = {name: parameters.pop(name) for name in _SERVER_SETTINGS if name in parameters}
+    if hosts and parameters.keys() & {"host", "port"}:
+        raise DatabaseUrlError("names the host both before the database and as a parameter: keep one of the two")
+    timeout = parameters.get("connect_timeout")
+    if timeout is not None and not (timeout.isascii() and timeout.isdigit() and 0 < int(timeout) <= 3600):
+        raise DatabaseUrlError("connect_timeout must be a whole number of seconds, from 1 to 3600")
 
-    netloc = f"{user}@{hosts}" if user else hosts
-    query = f"?{urlencode(parameters)}" if parameters else ""
-    where = parameters.get("host") or hosts or "the default address"
+    account = f"{user}@" if user else ""
+    kept = {name: value for name, value in parameters.items() if name in _READ_BY_ASYNCPG}
+    dsns = []
+    for host, port in _sockets(parameters) if not hosts else [(host, "") for host in hosts.split(",")]:
+        if hosts or host:
+            _check_host(host)
+        in_query = {"host": unquote(host), "port": port} if not hosts and host else {}
+        query = urlencode(kept | in_query, quote_via=quote, safe="/")
+        dsns.append(f"postgresql://{account}{host if hosts else ''}{parts.path}" + (f"?{query}" if query else ""))
     return DatabaseUrl(
-        dsn=f"postgresql://{netloc}{parts.path}{query}",
+        dsns=tuple(dsns),
         password=password if password is not None else (unquote(url_password) if colon else None),
-        address=f"{where}{parts.path}",
-        server_settings=server_settings,
+        address=f"{hosts or parameters.get('host') or 'the default address'}{parts.path}",
+        server_settings={name: parameters[name] for name in _SERVER_SETTINGS if name in parameters},
         connect_timeout=float(timeout) if timeout else None,
     )
 
@@ -107,27 +103,50 @@ def _split(url: str) -> SplitResult:
     scheme, separator, rest = url.strip().partition("://")
     if not separator or scheme not in _SCHEMES:
         raise DatabaseUrlError("must begin with postgresql:// (or postgres://, postgresql+asyncpg://)")
-    if "#" in rest or any(ord(character) <= 32 for character in rest):
+    if "#" in rest or "%00" in rest or any(ord(character) <= 32 for character in rest):
         raise DatabaseUrlError(f"has a '#', a space or a control character in it: {_ENCODE}")
     try:
-        return urlsplit(f"postgresql://{rest}")
+        parts = urlsplit(f"postgresql://{rest}")
     except ValueError:  # urllib quotes the URL, and so the password, in its message
         raise DatabaseUrlError(f"is not a URL: {_ENCODE}") from None
+    if "@" in parts.path or "@" in parts.query:  # the end of a password that has a '/' or a '?' in it
+        raise DatabaseUrlError(f"has an '@' after the host: {_ENCODE}")
+    return parts
+
+
+def _sockets(parameters: dict[str, str]) -> list[tuple[str, str]]:
+    """Return hosts and ports that are given as parameters."""
+    hosts = parameters.get("host", "").split(",")
+    ports = parameters.get("port", "5432").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    if len(ports) != len(hosts) or not all(port.isascii() and port.isdigit() and _is_port(port) for port in ports):
+        raise DatabaseUrlError("port must be a number from 1 to 65535, or one for each host")
+    return [(quote(host, safe=""), port) for host, port in zip(hosts, ports, strict=True)]
 
 
 def _check_host(host: str) -> None:
     match = _HOST.fullmatch(host)
-    if match is None or not 0 < int(match["port"] or 5432) < 65536:
+    try:
+        if not host.startswith(("%2F", "%2f")):  # the folder of a socket
+            unquote(host).encode("idna")
+    except UnicodeError:  # an empty or a too long part of the name
+        match = None
+    if match is None or not _is_port(match["port"] or "5432"):
         raise DatabaseUrlError(f"has a host or a port that cannot be read: {_ENCODE}")
 
 
+def _is_port(text: str) -> bool:
+    return len(text) <= 5 and 0 < int(text) < 65536
+
+
 def _parameters(query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
-    except ValueError:
-        raise DatabaseUrlError(f"has parameters that are not name=value pairs: {_ENCODE}") from None
     parameters: dict[str, str] = {}
-    for name, value in pairs:
+    for pair in query.split("&") if query else []:
+        name, equals, encoded = pair.partition("=")
+        if not equals:
+            raise DatabaseUrlError(f"has parameters that are not name=value pairs: {_ENCODE}")
+        value = unquote(encoded)  # '+' stays '+', as in libpq
         if name not in _PARAMETERS:
             shown = f"{name!r}" if re.fullmatch(r"[a-z_]{1,40}", name) else "in it"
             raise DatabaseUrlError(f"the parameter {shown} is not supported; these are: {', '.join(_PARAMETERS)}")

@@ -10,8 +10,10 @@ from datetime import timedelta
 
 import click
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings, load_settings
+from app.database.retry import run_transaction
 from app.logging import configure_logging
 from app.startup import errors_as_one_line, open_database
 from app.users import repository
@@ -51,13 +53,16 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
         if dry_run:
             _log.info("users to purge", count=total)
             return None
+
+        async def purge(session: AsyncSession) -> int:
+            return await repository.purge_users(session, deleted_for=deleted_for, limit=batch_size)
+
         purged = 0
         terminal = sys.stderr.isatty()
         with click.progressbar(length=total, label="purging users", file=sys.stderr, hidden=not terminal) as bar:
             while not stop.done():
-                async with database.session() as session:
-                    count = await repository.purge_users(session, deleted_for=deleted_for, limit=batch_size)
-                purged += count  # only now: the transaction has been committed
+                count = await run_transaction(purge, database=database)
+                purged += count
                 bar.update(count)
                 if not terminal and count:
                     _log.info("purged a batch", count=count, done=purged, of=total)

@@ -116,3 +116,34 @@ async def test_a_schema_costs_no_round_trip(database_url: str) -> None:
             await session.commit()
         await engine.dispose()
     assert [query.replace("public.", "") for query in sent["public"]] == sent[""]
+
+
+async def test_a_first_host_that_is_silent_is_passed_over(silent_server: str, database_url: str) -> None:
+    silent = silent_server.split("@")[1].split("/", maxsplit=1)[0]
+    engine = create_database_engine(database_url.replace("@", f"@{silent},", 1), connect_timeout=0.5)
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "works"), [("primary", True), ("prefer-standby", True), ("standby", False), ("any", True)]
+)
+async def test_the_kind_of_server_that_is_wanted_is_heeded(database_url: str, wanted: str, works: bool) -> None:
+    engine = create_database_engine(f"{database_url}?target_session_attrs={wanted}")
+    if works:
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+    else:
+        with pytest.raises(DatabaseUnavailable):
+            await engine.connect()
+    await engine.dispose()
+
+
+async def test_what_the_url_says_of_the_session_wins(database_url: str) -> None:
+    engine = create_database_engine(f"{database_url}?options=-c%20statement_timeout%3D7s%20-c%20jit%3Doff")
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SHOW statement_timeout")) == "7s"
+        assert await connection.scalar(text("SHOW jit")) == "off"
+        assert await connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "1min"
+    await engine.dispose()

@@ -1,5 +1,8 @@
 """Waiting for a database: what is waited for, and what is not."""
 
+import shutil
+from pathlib import Path
+
 import asyncpg
 import pytest
 from sqlalchemy import text
@@ -7,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.database.engine import create_database_engine
 from app.database.probe import DatabaseNotReady, wait_for_database
-from app.database.revision import check_revision
+from app.database.revision import Schema, check_revision, compare_schema
+from tests.commands import PROJECT
 
 GONE = "postgresql://127.0.0.1:1/orders"
 
@@ -95,3 +99,19 @@ async def test_a_schema_that_has_diverged_is_refused(session: AsyncSession, engi
     await session.commit()
     with pytest.raises(DatabaseNotReady, match="diverged"):
         await check_revision(engine)
+
+
+async def test_two_branches_that_a_merge_will_join_are_behind_and_not_diverged(
+    monkeypatch: pytest.MonkeyPatch, session: AsyncSession, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    """After `alembic merge`, `alembic upgrade head` is the way on."""
+    versions = tmp_path / "migrations" / "versions"
+    shutil.copytree(PROJECT / "migrations", tmp_path / "migrations")
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    for revision, down in (("aaaa", "'4b7d0c9f2a11'"), ("bbbb", "'4b7d0c9f2a11'"), ("cccc", "('aaaa', 'bbbb')")):
+        (versions / f"{revision}.py").write_text(f"revision = {revision!r}\ndown_revision = {down}\n")
+    monkeypatch.setattr("app.database.revision.PROJECT_FILE", tmp_path / "pyproject.toml")
+    await session.execute(text("DELETE FROM alembic_version"))
+    await session.execute(text("INSERT INTO alembic_version VALUES ('aaaa'), ('bbbb')"))
+    await session.commit()
+    assert (await compare_schema(engine))[0] is Schema.BEHIND

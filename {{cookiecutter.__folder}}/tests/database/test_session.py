@@ -79,6 +79,7 @@ async def test_an_error_that_was_swallowed_is_no_success(
 
     assert (await client.post("/swallow")).status_code == 500
     assert await count(session) == 0
+    assert (await client.get("/users")).status_code == 200  # the connection came back clean
 
 
 async def test_an_error_inside_a_savepoint_can_be_swallowed(
@@ -142,6 +143,14 @@ async def test_outside_of_a_request_a_block_is_a_transaction(settings: Settings,
     with pytest.raises(RuntimeError, match="pool is not open"):
         async with database.session():
             pass
+
+
+async def test_a_pool_that_is_opened_beside_the_services_leaves_it_alone(
+    client: httpx2.AsyncClient, settings: Settings
+) -> None:
+    async with open_database(settings) as database, database.session() as own:
+        assert await count(own) == 0
+    assert (await client.get("/users")).status_code == 200
 
 
 @pytest.fixture

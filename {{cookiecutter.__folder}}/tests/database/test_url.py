@@ -16,12 +16,14 @@ from app.database.url import DatabaseUrlError, parse_database_url
         ("postgresql://ada:pw@/orders?host=/var/run/postgresql", "/var/run/postgresql/orders"),
         ("postgresql:///orders?host=/var/run/postgresql&port=5433", "/var/run/postgresql/orders"),
         ("postgresql://%2Fvar%2Frun/orders", "%2Fvar%2Frun/orders"),
+        ("postgresql://[fe80::1%25eth0]/orders", "[fe80::1%25eth0]/orders"),
+        ("postgresql:///orders", "the default address/orders"),
     ],
 )
 def test_every_form_of_url_is_read(url: str, address: str) -> None:
     target = parse_database_url(url)
     assert target.address == address
-    assert "pw" not in f"{target!r} {target.dsn}"
+    assert "pw" not in f"{target!r} {target.dsns}"
     assert target.password == ("pw" if "pw" in url else None)
 
 
@@ -34,7 +36,7 @@ def test_libpqs_common_parameters_go_where_they_work() -> None:
     target = parse_database_url(
         "postgresql://db/orders?sslmode=require&application_name=me&connect_timeout=7&options=-c%20jit%3Doff"
     )
-    assert target.dsn == "postgresql://db/orders?sslmode=require"
+    assert target.dsns == ("postgresql://db/orders?sslmode=require",)
     assert target.server_settings == {"application_name": "me", "options": "-c jit=off"}
     assert target.connect_timeout == 7
 
@@ -54,6 +56,14 @@ def test_libpqs_common_parameters_go_where_they_work() -> None:
         ("postgresql://db:port/orders", "a host or a port"),
         ("postgresql://db:70000/orders", "a host or a port"),
         ("postgresql://[::1/orders", "is not a URL"),
+        ("postgresql://a:1,b:2,/orders", "a host or a port"),
+        ("postgresql://a..b/orders", "a host or a port"),
+        ("postgresql://a%00b/orders", "control character"),
+        ("postgresql:///orders?host=/tmp&port=abc", "port must be"),
+        ("postgresql:///orders?host=/tmp&port=99999", "port must be"),
+        ("postgresql:///orders?host=a,b&port=1,2,3", "port must be"),
+        ("postgresql://a/orders?host=/tmp", "names the host both"),
+        ("postgresql://a/orders?port=5433", "names the host both"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(url: str, says: str) -> None:
@@ -62,10 +72,37 @@ def test_what_cannot_work_is_refused_by_name(url: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "password", ["hunter2/x", "hunter2#x", "hunter2?x", "hunter2?x=y", "hunter2[x", "hunter2 x", "hunter2\n"]
+    "password",
+    [
+        "hunter2/x",
+        "12/hunter2",
+        "p@s/hunter2",
+        "hunter2#x",
+        "hunter2?x",
+        "hunter2?x=y",
+        "hunter2[x",
+        "hunter2 x",
+        "hunter2\n",
+    ],
 )
 def test_a_password_that_breaks_the_url_is_not_quoted(password: str) -> None:
     with pytest.raises(DatabaseUrlError) as raised:
         parse_database_url(f"postgresql://ada:{password}@db/orders")
     assert "hunter2" not in str(raised.value)
     assert raised.value.__cause__ is None
+
+
+def test_each_of_several_hosts_is_tried_by_itself() -> None:
+    in_netloc = parse_database_url("postgresql://ada:pw@a:1,b:2/orders?target_session_attrs=primary")
+    assert in_netloc.dsns == (
+        "postgresql://ada@a:1/orders?target_session_attrs=primary",
+        "postgresql://ada@b:2/orders?target_session_attrs=primary",
+    )
+    as_parameters = parse_database_url("postgresql://ada@/orders?host=/a,/b&port=1,2")
+    assert as_parameters.dsns == ("postgresql://ada@/orders?host=/a&port=1", "postgresql://ada@/orders?host=/b&port=2")
+
+
+def test_a_plus_is_a_plus() -> None:
+    assert (
+        parse_database_url("postgresql://db/orders?application_name=a+b").server_settings["application_name"] == "a+b"
+    )

@@ -68,6 +68,18 @@ async def test_a_dry_run_counts_and_changes_nothing(settings: Settings, session:
     assert await count(session) == 3
 
 
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+async def test_two_at_once_share_the_work_at_any_isolation_level(
+    settings: Settings, session: AsyncSession, level: str
+) -> None:
+    await add(session, 31, 300)
+    settings = settings.model_copy(update={"database_isolation_level": level})
+    with capture_logs() as lines:
+        await asyncio.gather(purge(settings, batch_size=5), purge(settings, batch_size=5))
+    assert sum(line["count"] for line in lines if line["event"] == "purged users") == 300
+    assert await count(session) == 0
+
+
 async def test_rows_that_another_run_has_in_hand_are_passed_over(settings: Settings, session: AsyncSession) -> None:
     await add(session, 31, 3)
     await session.scalars(select(User.id).limit(1).with_for_update())
