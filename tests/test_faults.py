@@ -1,21 +1,22 @@
 """A 2xx is a committed transaction, under faults made for real: the table in docs/reliability.md names these tests."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx2
 import pytest
 from commands import environment, free_port, run, serving
+from load import Load, new_user
 from sql import execute, rows
 
 pytestmark = pytest.mark.slow
@@ -39,61 +40,6 @@ def service(project: Path, url: str, *arguments: str, **env: str) -> Iterator[tu
     command = [program(project, "uvicorn"), "app.main:app", "--port", str(port), *arguments]
     with serving(command, cwd=project, port=port, DATABASE_URL=url, LOG_LEVEL="WARNING", **env) as process:
         yield f"http://127.0.0.1:{port}", process
-
-
-def new_user() -> dict[str, str]:
-    return {"email": f"{uuid4().hex}@example.com", "name": "Ada"}
-
-
-class Load:
-    """Clients that create users until told to stop, and remember what they were answered."""
-
-    def __init__(self, address: str, clients: int = 8) -> None:
-        self.statuses: list[int] = []
-        self.slowest = 0.0
-        self.acknowledged: list[str] = []
-        self._address = address
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
-
-    def __enter__(self) -> "Load":
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End, each client after the answer it waits for."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def wait_for(self, condition: Callable[[], bool], limit: float = 60) -> None:
-        """Wait until something is so, while the load goes on."""
-        deadline = time.monotonic() + limit
-        while not condition():
-            assert time.monotonic() < deadline, (len(self.acknowledged), set(self.statuses))
-            self._stop.wait(0.01)
-
-    def wait_for_more(self, number: int = 200) -> None:
-        """Wait until that many further users are acknowledged."""
-        goal = len(self.acknowledged) + number
-        self.wait_for(lambda: len(self.acknowledged) >= goal)
-
-    def _run(self) -> None:
-        with httpx2.Client(base_url=self._address, timeout=30) as client:
-            while not self._stop.is_set():
-                start = time.monotonic()
-                try:
-                    answer = client.post("/users", json=new_user())
-                except httpx2.TransportError:
-                    continue  # no answer: it may have been stored or not
-                self.slowest = max(self.slowest, time.monotonic() - start)
-                self.statuses.append(answer.status_code)
-                if answer.status_code == 201:
-                    self.acknowledged.append(answer.json()["id"])
-                if answer.status_code == 503:
-                    assert answer.headers["Retry-After"]
 
 
 def assert_stored(url: str, acknowledged: list[str]) -> None:
@@ -388,8 +334,6 @@ def test_two_cleanups_share_the_work_and_neither_waits(project: Path, migrated: 
 
 
 def _count(log: str) -> int:
-    import json  # noqa: PLC0415
-
     last = json.loads(log.splitlines()[-1])
     assert last["event"] == "purged users"
     return int(last["count"])

@@ -27,7 +27,7 @@ _Limit = Annotated[int, Query(ge=1, le=200, description="How many users a page h
 _Cursor = Annotated[
     Cursor | None,
     PlainValidator(_decode),
-    WithJsonSchema({"type": "string"}),
+    WithJsonSchema({"type": "string", "pattern": "^([A-Za-z0-9_-]{32})?$"}),
     Query(description="The next_cursor of the page before; none: the first page."),
 ]
 
