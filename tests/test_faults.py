@@ -63,6 +63,40 @@ def test_a_client_that_reads_right_after_its_201_finds_the_row(project: Path, mi
             assert sum(pool.map(pairs, [1250] * 8)) == 10_000
 
 
+def test_a_commit_that_fails_is_an_error_and_stores_nothing_over_a_socket(project: Path, migrated: str) -> None:
+    """A constraint that is checked at COMMIT refuses whoever is called Eve."""
+    execute(
+        migrated,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.name = 'Eve' THEN RAISE EXCEPTION 'no' USING ERRCODE = '23514'; END IF; RETURN NEW; END $$",
+        "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON users DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    with service(project, migrated) as (address, _):
+        assert httpx2.post(f"{address}/users", json=new_user() | {"name": "Eve"}).status_code == 500
+        assert rows(migrated, "SELECT count(*) FROM users") == [(0,)]
+        created = httpx2.post(f"{address}/users", json=new_user())
+        assert httpx2.patch(address + created.headers["Location"], json={"name": "Eve"}).status_code == 500
+        assert rows(migrated, "SELECT name FROM users") == [("Ada",)]
+
+
+def test_an_error_raised_after_a_write_stores_nothing_over_a_socket(project: Path, bake: Any, migrated: str) -> None:
+    failing = bake()
+    with (failing / "app" / "main.py").open("a") as main:
+        main.write(
+            "\n\nfrom fastapi import HTTPException\n\nfrom app.dependencies import DbSession\n"
+            "from app.users import repository\n\n\n@app.post('/fail/{status}')\n"
+            "async def fail(status: int, session: DbSession) -> None:\n"
+            "    await repository.create_user(session, email='eve@example.com', name='Eve')\n"
+            "    raise HTTPException(status) if status < 500 else RuntimeError\n"
+        )
+    (failing / ".venv").symlink_to(project / ".venv")
+    with service(failing, migrated) as (address, _):
+        for status in (400, 500):
+            assert httpx2.post(f"{address}/fail/{status}").status_code == status
+    assert rows(migrated, "SELECT count(*) FROM users") == [(0,)]
+
+
 def test_a_worker_that_is_killed_loses_no_acknowledged_row(project: Path, migrated: str) -> None:
     with service(project, migrated, "--workers", "2") as (address, process), Load(address) as load:
         for _ in range(3):
@@ -243,6 +277,47 @@ def test_a_server_that_is_not_there_yet_is_waited_for(project: Path, migrated: s
         while "Uvicorn running" not in process.stderr.readline():
             assert process.poll() is None
         process.terminate()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("fault", "says", "is_waited_for"),
+    [
+        ("absent", "cannot reach PostgreSQL", True),
+        ("silent", "no answer in time", True),
+        ("full", "too many connections", True),
+        ("wrong password", "password authentication failed", False),
+        ("no database", "does not exist", False),
+    ],
+)
+def test_a_start_that_must_fail_says_why_in_a_line(  # noqa: PLR0913, PLR0917  # parameters of a test
+    project: Path, database: str, fault: str, says: str, is_waited_for: bool, workers: int
+) -> None:
+    role = database.rsplit("/", 1)[1]
+    server = f"postgresql://{role}:pw@{database.split('@')[1]}"
+    limit = "CONNECTION LIMIT 0" if fault == "full" else ""
+    execute(database, f"CREATE ROLE {role} LOGIN PASSWORD 'pw' {limit}")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = {
+            "absent": "postgresql://127.0.0.1:1/orders",
+            "silent": f"postgresql://127.0.0.1:{silent.getsockname()[1]}/orders",
+            "full": server,
+            "wrong password": server.replace(":pw@", ":hunter2@"),
+            "no database": f"{server}_not",
+        }[fault]
+        env = environment(
+            DATABASE_URL=url, DATABASE_PROBE_TRIES="3", DATABASE_PROBE_PAUSE="0.1", DATABASE_CONNECT_TIMEOUT="0.5"
+        )
+        command = [program(project, "uvicorn"), "app.main:app", "--port", str(free_port()), "--workers", str(workers)]
+        ended = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60, check=False)
+    # Of two workers the second may be stopped before it has said it all.
+    waits, lines = ended.stderr.count("waiting for the database"), ended.stderr.count('"event": "DATABASE_URL: ')
+    assert says in ended.stderr
+    assert 1 <= lines <= workers
+    assert (2 <= waits <= 2 * workers) if is_waited_for else waits == 0
+    assert "Traceback" not in ended.stderr
+    assert "hunter2" not in ended.stderr
+    assert workers == 2 or ended.returncode == 3
 
 
 def test_a_server_that_is_starting_is_waited_for_with_one_worker_and_with_two(project: Path, tmp_path: Path) -> None:
