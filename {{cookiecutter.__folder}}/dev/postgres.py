@@ -40,7 +40,6 @@ def main() -> None:
 def start() -> None:
     """Start the server, let it run, and name it in .env."""
     if where := _own_server():
-        _write_env(None)
         click.echo(f"DATABASE_URL is set in {where}: that server is used, none is started.")
         return
     cluster = Cluster(_FOLDER)
@@ -94,7 +93,6 @@ def drift() -> None:
 def _server() -> Iterator[dict[str, str]]:
     """Give an environment for a command that needs the database."""
     if _own_server():
-        _write_env(None)
         yield dict(os.environ)
         return
     with cluster_in_use(_FOLDER) as cluster:
@@ -135,6 +133,7 @@ def _own_server() -> str | None:
         return "the environment"
     others = dotenv_values(stream=io.StringIO("\n".join(_without_marked_line())))
     if others.get("DATABASE_URL"):
+        _write_env(None)  # of two lines the last one counts, and it may be the marked one
         return ".env"
     if os.environ.get("DATABASE_PASSWORD") or others.get("DATABASE_PASSWORD"):
         raise PostgresError("DATABASE_PASSWORD: is set, and no DATABASE_URL that it could belong to; remove it")
@@ -142,7 +141,7 @@ def _own_server() -> str | None:
 
 
 def _write_env(url: str | None) -> None:
-    """Name the embedded server in .env, or no longer: of two lines the last would count."""
+    """Name the embedded server in .env, or, with None, no longer."""
     lines = _without_marked_line()
     if url is not None:
         lines.append(f"DATABASE_URL={url}{_MARK}")

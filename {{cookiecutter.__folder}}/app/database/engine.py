@@ -108,7 +108,7 @@ def create_database_engine(
         arguments["password"] = target.password
 
     engine = create_async_engine(
-        "postgresql+asyncpg://",  # the address stands in connect_args: asyncpg reads it, see app.database.url
+        "postgresql+asyncpg://",  # the address is asyncpg's to read: see app.database.url, and `connect` below
         connect_args=arguments,
         isolation_level=isolation_level,
         execution_options={"schema_translate_map": {None: schema}} if schema else {},
@@ -140,7 +140,7 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
     ) -> DBAPIConnection:
         for attempt in attempts:
             try:
-                return dialect.connect(*cargs, **attempt, **cparams)
+                return dialect.connect(*cargs, **(attempt | cparams))
             except (ssl.SSLCertVerificationError, FileNotFoundError):
                 raise  # an OSError that no later try would mend
             except (OSError, dialect.loaded_dbapi.Error) as error:

@@ -6,6 +6,8 @@ It is also the example of work outside of a request: copy its shape for cron job
 import asyncio
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import click
@@ -20,7 +22,6 @@ from app.users import repository
 
 __all__ = ["cleanup", "main"]
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger("app.scripts.cleanup")  # run as a program, __name__ is __main__
 
 
@@ -43,40 +44,46 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
     int or None
         The signal that ended the work early, after the batch in hand; None where all is done.
     """
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[int] = loop.create_future()
+
+    async def count(session: AsyncSession) -> int:
+        return await repository.count_purgeable(session, deleted_for=deleted_for)
+
+    async def purge(session: AsyncSession) -> int:
+        return await repository.purge_users(session, deleted_for=deleted_for, limit=batch_size)
+
     async with open_database(settings) as database:
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, _set_once, stop, number)
-        async with database.session() as session:
-            total = await repository.count_purgeable(session, deleted_for=deleted_for)
+        total = await run_transaction(count, database=database)
         if dry_run:
             _log.info("users to purge", count=total)
             return None
-
-        async def purge(session: AsyncSession) -> int:
-            return await repository.purge_users(session, deleted_for=deleted_for, limit=batch_size)
-
         purged = 0
         terminal = sys.stderr.isatty()
-        with click.progressbar(length=total, label="purging users", file=sys.stderr, hidden=not terminal) as bar:
-            while not stop.done():
-                count = await run_transaction(purge, database=database)
-                purged += count
-                bar.update(count)
-                if not terminal and count:
-                    _log.info("purged a batch", count=count, done=purged, of=total)
-                if count < batch_size:
+        progress = click.progressbar(length=total, label="purging users", file=sys.stderr, hidden=not terminal)
+        with _signals() as received, progress as bar:
+            while not received:
+                batch = await run_transaction(purge, database=database)
+                purged += batch
+                bar.update(batch)
+                if not terminal and batch:
+                    _log.info("purged a batch", count=batch, done=purged, of=total)
+                if batch < batch_size:
                     break
-        for number in _SIGNALS:
+    _log.info("purged users", count=purged, stopped_early=bool(received))
+    return received[0] if received else None
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the signals that ask for an end, in place of ending at once."""
+    received: list[int] = []
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received.append, number)
+    try:
+        yield received
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-    _log.info("purged users", count=purged, stopped_early=stop.done())
-    return stop.result() if stop.done() else None
-
-
-def _set_once(future: asyncio.Future[int], number: int) -> None:
-    if not future.done():
-        future.set_result(number)
 
 
 @click.command()
