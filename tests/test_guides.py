@@ -21,7 +21,7 @@ def blocks(guide: str, language: str) -> list[str]:
 
 def test_the_steps_of_the_guide_run_under_load(project: Path, bake: Any, database: str) -> None:
     """Old and new copies of the service side by side, and no client notices."""
-    expand, switch, contract = blocks("changing-a-column.md", "python")
+    expand, switch, validate, contract = blocks("changing-a-column.md", "python")
     (fill,) = blocks("changing-a-column.md", "sql")
     new = bake()
     (new / ".venv").symlink_to(project / ".venv")
@@ -65,7 +65,8 @@ def test_the_steps_of_the_guide_run_under_load(project: Path, bake: Any, databas
             load_on_new = rest_of_life.enter_context(Load(address, clients=2))
             load_on_new.wait_for_more(50)
             load_on_old.wait_for_more(50)
-        migration("contract", "expand", contract)
+        migration("validate", "expand", validate)
+        migration("contract", "validate", contract)
         alembic("upgrade", "head", of=new)
         load_on_new.wait_for_more(50)
     assert set(load_on_old.statuses) == set(load_on_new.statuses) == {201}

@@ -1,5 +1,6 @@
 """The baked project as its owner meets it: the commands, verbatim, in a fresh terminal."""
 
+import ast
 import os
 import pwd
 import shutil
@@ -134,9 +135,11 @@ def test_make_migration_writes_a_formatted_revision(project: Path) -> None:
         assert drifted.returncode != 0
         assert "nickname" in drifted.stdout + drifted.stderr
         assert run("make", "migration", cwd=project, check=False).returncode == 2
-        run("make", "migration", 'm=it\'s a $HOME "name"', cwd=project)
+        message = 'it\'s a $HOME \\N "name" """ `id`'
+        run("make", "migration", f"m={message}", cwd=project)
         (new,) = set(versions.glob("*.py")) - before
         assert "add_column" in new.read_text()
+        assert (ast.get_docstring(ast.parse(new.read_text())) or "").startswith(message)
         run("make", "check", cwd=project)
         new.unlink()
     finally:

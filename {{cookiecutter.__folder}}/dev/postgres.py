@@ -6,6 +6,7 @@ started. A line that ``make db`` wrote counts as the embedded server.
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,9 +71,15 @@ def psql() -> None:
     """Open a shell on the database."""
     with _server() as environment:
         values = dotenv_values(_ENV) | {name: value for name, value in environment.items() if value}
-        target = parse_database_url(values["DATABASE_URL"] or "", values.get("DATABASE_PASSWORD") or None)
-        # Not in the arguments, which everybody on the machine can read.
-        code = _call([str(program("psql")), target.dsns[0]], environment | {"PGPASSWORD": target.password or ""})
+        url = values["DATABASE_URL"] or ""
+        password = parse_database_url(url, values.get("DATABASE_PASSWORD") or None).password
+        if password is not None:  # not in the arguments, which everybody on the machine can read
+            environment["PGPASSWORD"] = password
+        if schema := values.get("DATABASE_SCHEMA"):
+            quoted = schema.replace('"', '""').replace("\\", "\\\\").replace(" ", "\\ ")
+            environment["PGOPTIONS"] = f'-csearch_path="{quoted}"'
+        without_password = re.sub(r"^\w+(\+\w+)?://(([^:@/]*)(:[^@/]*)?@)?", _without_password, url)
+        code = _call([str(program("psql")), without_password], environment)
     raise SystemExit(code)
 
 
@@ -117,6 +124,10 @@ def _call(command: Sequence[str], environment: dict[str, str]) -> int:
         signal.signal(signal.SIGTERM, wait_a_second)
         signal.signal(signal.SIGALRM, pass_on)
         return process.wait()
+
+
+def _without_password(match: re.Match[str]) -> str:
+    return f"postgresql://{match[3]}@" if match[2] else "postgresql://"
 
 
 def _env_text() -> str:

@@ -2,10 +2,13 @@
 
 import asyncio
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 from alembic import command, context
-from sqlalchemy import Connection, event, text
+from alembic.util import CommandError
+from sqlalchemy import Connection, Executable, TextClause, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema
 
@@ -35,6 +38,7 @@ def migrate_offline(settings: Settings) -> None:
         dialect_name="postgresql",
         target_metadata=Base.metadata,
         literal_binds=True,
+        transaction_per_migration=True,
     )
     with context.begin_transaction():
         if schema:
@@ -60,10 +64,10 @@ async def migrate_online(settings: Settings) -> None:
         )
         async with engine.connect() as lock_connection:
             await _wait_for_turn(lock_connection, schema)
-            if _is_upgrade() and await _is_ahead(engine):
+            if _runs(command.upgrade) and await _is_ahead(engine):
                 return
             if schema:
-                await _create_schema(engine, schema)
+                await _ensure_schema(engine, schema, create=_runs(command.upgrade, command.stamp))
             async with engine.connect() as connection:
                 await connection.run_sync(_migrate, schema)
     finally:
@@ -89,9 +93,9 @@ async def _wait_for_turn(connection: AsyncConnection, schema: str | None) -> Non
     await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
-def _is_upgrade() -> bool:
+def _runs(*commands: Callable[..., None]) -> bool:
     options = context.config.cmd_opts
-    return options is not None and options.cmd[0] is command.upgrade
+    return options is not None and options.cmd[0] in commands
 
 
 async def _is_ahead(engine: AsyncEngine) -> bool:
@@ -107,26 +111,43 @@ async def _is_ahead(engine: AsyncEngine) -> bool:
     return standing is Schema.AHEAD
 
 
-async def _create_schema(engine: AsyncEngine, schema: str) -> None:
+async def _ensure_schema(engine: AsyncEngine, schema: str, *, create: bool) -> None:
     async with engine.begin() as connection:
         # Asked first: IF NOT EXISTS needs the right to create schemas even where there is nothing to create.
-        if not await connection.scalar(text("SELECT to_regnamespace(:name)"), {"name": _quoted(schema)}):
-            await connection.execute(CreateSchema(schema, if_not_exists=True))
+        if await connection.scalar(text("SELECT to_regnamespace(:name)"), {"name": _quoted(schema)}):
+            return
+        if not create:
+            raise DatabaseNotReady(f"DATABASE_SCHEMA: there is no schema {schema}; `alembic upgrade head` makes it")
+        await connection.execute(CreateSchema(schema, if_not_exists=True))
 
 
 def _migrate(connection: Connection, schema: str | None) -> None:
     # LOCAL, or it would stay with the server's connection, which a pooler lends to others.
     @event.listens_for(connection, "begin")
     def begin(connection: Connection) -> None:
+        if _in_autocommit_block(connection):
+            return
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
         if schema:
             # The engine writes the schema's name into what Alembic builds. This is for SQL written by hand, and for
             # what Alembic reads of the tables that are there.
             connection.exec_driver_sql(f"SET LOCAL search_path TO {_quoted(schema)}")
 
-    context.configure(connection=connection, target_metadata=Base.metadata)
+    @event.listens_for(connection, "before_execute")
+    def refuse_another_schema(connection: Connection, statement: Executable, *_: Any) -> None:
+        if schema and isinstance(statement, TextClause) and _in_autocommit_block(connection):
+            written = statement.text
+            if schema not in written:
+                raise CommandError(f"in an autocommit block SQL must name its schema, {schema}: {written}")
+
+    # A transaction each, so that none keeps its locks while the next one works.
+    context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()
+
+
+def _in_autocommit_block(connection: Connection) -> bool:
+    return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
 
 
 def _quoted(name: str) -> str:

@@ -1,9 +1,12 @@
 """Migrations, by Alembic's own command line."""
 
 import asyncio
+import shutil
 import subprocess
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import alembic.config
 import asyncpg
@@ -45,9 +48,17 @@ def in_schema(schema: str) -> list[str]:
 
 
 def tables(url: str) -> list[str]:
+    return _fetch(url, TABLES)
+
+
+def relations(url: str) -> list[str]:
+    return _fetch(url, "SELECT relnamespace::regnamespace || '.' || relname FROM pg_class")
+
+
+def _fetch(url: str, query: str) -> list[str]:
     async def fetch() -> list[str]:
         connection = await asyncpg.connect(url)
-        rows = await connection.fetch(TABLES)
+        rows = await connection.fetch(query)
         await connection.close()
         return [row[0] for row in rows]
 
@@ -142,6 +153,41 @@ def test_a_migration_gives_up_on_a_lock_that_somebody_holds(database_url: str, a
         await connection.close()
 
     asyncio.run(downgrade_while_read())
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_run"),
+    [("CREATE INDEX CONCURRENTLY by_name ON users (name)", False), ("CREATE INDEX by_name ON mine.users (name)", True)],
+)
+def test_sql_in_an_autocommit_block_must_name_the_schema_of_ones_own(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, statement: str, is_run: bool
+) -> None:
+    """Outside of a transaction nothing can lead it there, and another service's table may have the same name."""
+    execute(empty_database_url, "CREATE TABLE users (name text)")
+    shutil.copytree(PROJECT / "migrations", tmp_path / "migrations")
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    (tmp_path / "migrations" / "versions" / "by_name.py").write_text(
+        "from alembic import op\nrevision = 'by_name'\ndown_revision = '4b7d0c9f2a11'\n\ndef upgrade():\n"
+        f"    with op.get_context().autocommit_block():\n        op.execute({statement!r})\n"
+    )
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+    monkeypatch.setenv("DATABASE_SCHEMA", "mine")
+    monkeypatch.setattr("app.database.revision.PROJECT_FILE", tmp_path / "pyproject.toml")
+    command = ["-c", str(tmp_path / "pyproject.toml"), "upgrade", "head"]
+    if is_run:
+        alembic.config.main(command)
+    else:
+        with pytest.raises(SystemExit):
+            alembic.config.main(command)
+    assert ("mine.by_name" in relations(empty_database_url)) is is_run
+    assert "public.by_name" not in relations(empty_database_url)
+
+
+@pytest.mark.parametrize("command", ["current", "check", "history"])
+def test_a_command_that_looks_makes_no_schema(empty_database_url: str, alembic_command: Alembic, command: str) -> None:
+    with suppress(SystemExit):
+        alembic_command(command, DATABASE_URL=empty_database_url, DATABASE_SCHEMA="mistyped")
+    execute(empty_database_url, "CREATE SCHEMA mistyped")
 
 
 @pytest.mark.parametrize("schema", ["", "mine"])

@@ -14,7 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from app.about import NAME
-from app.database.failures import CANNOT_CONNECT_NOW, READ_ONLY, DatabaseUnavailable, describe, sqlstate
+from app.database.failures import (
+    CANNOT_CONNECT_NOW,
+    IN_FAILED_TRANSACTION,
+    READ_ONLY,
+    DatabaseUnavailable,
+    describe,
+    sqlstate,
+)
 from app.database.url import DatabaseUrl, parse_database_url
 
 __all__ = ["EngineOptions", "create_database_engine"]
@@ -141,11 +148,12 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
         for attempt in attempts:
             try:
                 return dialect.connect(*cargs, **(attempt | cparams))
-            except (ssl.SSLCertVerificationError, FileNotFoundError):
+            except ssl.SSLCertVerificationError:
                 raise  # an OSError that no later try would mend
             except (OSError, dialect.loaded_dbapi.Error) as error:
                 unwanted = isinstance(error.__cause__, TargetServerAttributeNotMatched)
-                if not (unwanted or isinstance(error, OSError) or sqlstate(error) == CANNOT_CONNECT_NOW):
+                absent = isinstance(error, OSError) and "rejected SSL upgrade" not in str(error)
+                if not (unwanted or absent or sqlstate(error) == CANNOT_CONNECT_NOW):
                     raise
                 failure = error
         raise DatabaseUnavailable(f"cannot reach PostgreSQL at {address}: {describe(failure)}") from failure
@@ -155,7 +163,9 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
         if isinstance(context.original_exception, OSError):  # command_timeout is a bare TimeoutError
             raise DatabaseUnavailable(f"PostgreSQL at {address} did not answer in time") from context.original_exception
         if sqlstate(context.original_exception) == READ_ONLY:
-            context.is_disconnect = True  # a primary that a failover has made a replica: the next one may be right
+            # A primary that a failover has made a replica: not this connection again, the next one may be right.
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
         if context.connection is not None and not context.is_disconnect:
             context.connection.info[_STATEMENT_FAILED] = True
 
@@ -167,6 +177,8 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
             try:
                 connection.exec_driver_sql("SELECT 1")
             except DBAPIError as error:
+                if sqlstate(error) != IN_FAILED_TRANSACTION:
+                    raise  # the connection is lost
                 # SQLAlchemy takes a commit that fails for the end of the transaction, and gives the connection back.
                 connection.connection.rollback()
                 raise PendingRollbackError(

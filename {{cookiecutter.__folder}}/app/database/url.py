@@ -6,6 +6,7 @@ asyncpg, a host at a time. What asyncpg would pass on to the server unread is ta
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 __all__ = ["DatabaseUrl", "DatabaseUrlError", "parse_database_url"]
@@ -15,7 +16,8 @@ _CHOICES = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
 }
-_READ_BY_ASYNCPG = ("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs")
+_FILES = ("sslrootcert", "sslcert", "sslkey")
+_READ_BY_ASYNCPG = ("sslmode", *_FILES, "target_session_attrs")
 _SERVER_SETTINGS = ("application_name", "options")
 _PARAMETERS = ("host", "port", *_READ_BY_ASYNCPG, *_SERVER_SETTINGS, "connect_timeout")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(%25\w+)?\]|[\w.%-]+)(:(?P<port>\d{1,5}))?")
@@ -87,7 +89,8 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
     for host, port in _sockets(parameters) if not hosts else [(host, "") for host in hosts.split(",")]:
         if hosts or host:
             _check_host(host)
-        in_query = {"host": unquote(host), "port": port} if not hosts and host else {}
+        in_query = {} if hosts else {"host": unquote(host), "port": port}
+        in_query = {name: value for name, value in in_query.items() if name in parameters or (name == "port" and host)}
         query = urlencode(kept | in_query, quote_via=quote, safe="/")
         dsns.append(f"postgresql://{account}{host if hosts else ''}{parts.path}" + (f"?{query}" if query else ""))
     return DatabaseUrl(
@@ -154,5 +157,7 @@ def _parameters(query: str) -> dict[str, str]:
             raise DatabaseUrlError(f"names {name} twice; write several hosts as host1:5432,host2:5432")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise DatabaseUrlError(f"{name} must be one of: {', '.join(_CHOICES[name])}")
+        if name in _FILES and not Path(value).is_file():
+            raise DatabaseUrlError(f"{name}: there is no such file")
         parameters[name] = value
     return parameters

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
@@ -58,7 +60,11 @@ async def test_a_connection_that_the_server_closed_is_replaced_unseen(database_u
     engine = create_database_engine(database_url)
     async with engine.connect() as connection:
         first = await connection.scalar(text("SELECT pg_backend_pid()"))
+        driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
     await session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": first})
+    while not driver.is_closed():  # noqa: ASYNC110  # the event loop has yet to read the end of the connection
+        await asyncio.sleep(0)
     async with engine.connect() as connection:
         assert await connection.scalar(text("SELECT pg_backend_pid()")) != first
     await engine.dispose()
@@ -147,3 +153,40 @@ async def test_what_the_url_says_of_the_session_wins(database_url: str) -> None:
         assert await connection.scalar(text("SHOW jit")) == "off"
         assert await connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "1min"
     await engine.dispose()
+
+
+async def test_a_socket_that_is_not_there_is_a_server_that_is_away_and_the_next_one_is_asked(
+    database_url: str, tmp_path: Path
+) -> None:
+    engine = create_database_engine(f"postgresql://ada@/orders?host={tmp_path}")
+    with pytest.raises(DatabaseUnavailable, match="cannot reach PostgreSQL at"):
+        await engine.connect()
+    parts = urlsplit(database_url)
+    hosts = f"host={tmp_path},{parts.hostname}&port=5432,{parts.port}"
+    engine = create_database_engine(f"postgresql://{parts.username}@{parts.path}?{hosts}", parts.password)
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
+    await engine.dispose()
+
+
+async def test_a_connection_lost_after_a_recovered_savepoint_is_an_absent_database(
+    database_url: str, session: AsyncSession
+) -> None:
+    engine = create_database_engine(database_url)
+    own = AsyncSession(engine)
+    with pytest.raises(DBAPIError):
+        async with own.begin_nested():
+            await own.execute(text("SELECT 1/0"))
+    pid = await own.scalar(text("SELECT pg_backend_pid()"))
+    await session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+    with pytest.raises(DBAPIError) as raised:
+        await own.commit()
+    assert is_unavailable(raised.value)
+    await own.close()
+    await engine.dispose()
+
+
+async def test_a_server_without_tls_is_not_waited_for_where_tls_is_required(database_url: str) -> None:
+    engine = create_database_engine(f"{database_url}?sslmode=require")
+    with pytest.raises(ConnectionError, match="rejected SSL upgrade"):
+        await engine.connect()

@@ -64,6 +64,7 @@ def test_libpqs_common_parameters_go_where_they_work() -> None:
         ("postgresql:///orders?host=a,b&port=1,2,3", "port must be"),
         ("postgresql://a/orders?host=/tmp", "names the host both"),
         ("postgresql://a/orders?port=5433", "names the host both"),
+        ("postgresql://a/orders?sslrootcert=system", "sslrootcert: there is no such file"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(url: str, says: str) -> None:
@@ -99,6 +100,7 @@ def test_each_of_several_hosts_is_tried_by_itself() -> None:
         "postgresql://ada@b:2/orders?target_session_attrs=primary",
     )
     as_parameters = parse_database_url("postgresql://ada@/orders?host=/a,/b&port=1,2")
+    assert parse_database_url("postgresql:///orders?port=5433").dsns == ("postgresql:///orders?port=5433",)
     assert as_parameters.dsns == ("postgresql://ada@/orders?host=/a&port=1", "postgresql://ada@/orders?host=/b&port=2")
 
 
