@@ -25,7 +25,7 @@ from app.startup import engine_options, errors_as_one_line
 _POLL = 0.25
 """Seconds between two looks at whether another migration has ended."""
 
-_LOCK_TIMEOUT = "5s"
+_LOCK_TIMEOUT = "3s"
 """After this a migration gives up on a lock: while it waits for one, all that come after it wait too."""
 
 _log = structlog.get_logger("alembic")
