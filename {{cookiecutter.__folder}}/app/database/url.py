@@ -83,18 +83,14 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
     if timeout is not None and not (timeout.isascii() and timeout.isdigit() and 0 < int(timeout) <= 3600):
         raise DatabaseUrlError("connect_timeout must be a whole number of seconds, from 1 to 3600")
 
-    account = f"{user}@" if user else ""
     kept = {name: value for name, value in parameters.items() if name in _READ_BY_ASYNCPG}
-    dsns = []
-    for host, port in _sockets(parameters) if not hosts else [(host, "") for host in hosts.split(",")]:
-        if hosts or host:
-            _check_host(host)
-        in_query = {} if hosts else {"host": unquote(host), "port": port}
-        in_query = {name: value for name, value in in_query.items() if name in parameters or (name == "port" and host)}
-        query = urlencode(kept | in_query, quote_via=quote, safe="/")
-        dsns.append(f"postgresql://{account}{host if hosts else ''}{parts.path}" + (f"?{query}" if query else ""))
+    if hosts:
+        addresses = [(_checked_host(host), kept) for host in hosts.split(",")]
+    else:
+        addresses = [("", kept | address) for address in _addresses(parameters)]
+    account = f"{user}@" if user else ""
     return DatabaseUrl(
-        dsns=tuple(dsns),
+        dsns=tuple(f"postgresql://{account}{host}{parts.path}{_query(query)}" for host, query in addresses),
         password=password if password is not None else (unquote(url_password) if colon else None),
         address=f"{hosts or parameters.get('host') or 'the default address'}{parts.path}",
         server_settings={name: parameters[name] for name in _SERVER_SETTINGS if name in parameters},
@@ -117,18 +113,27 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _sockets(parameters: dict[str, str]) -> list[tuple[str, str]]:
-    """Return hosts and ports that are given as parameters."""
+def _addresses(parameters: dict[str, str]) -> list[dict[str, str]]:
+    """Return the hosts or sockets that are given as parameters, each with its port; one that is empty for none."""
     hosts = parameters.get("host", "").split(",")
-    ports = parameters.get("port", "5432").split(",")
+    ports = parameters.get("port", "").split(",")
     if len(ports) == 1:
         ports *= len(hosts)
-    if len(ports) != len(hosts) or not all(port.isascii() and port.isdigit() and _is_port(port) for port in ports):
+    if len(ports) != len(hosts) or not all(port == "" or _is_port(port) for port in ports):
         raise DatabaseUrlError("port must be a number from 1 to 65535, or one for each host")
-    return [(quote(host, safe=""), port) for host, port in zip(hosts, ports, strict=True)]
+    for host in hosts if "host" in parameters else ():
+        _checked_host(quote(host, safe=""))
+    return [
+        {name: value for name, value in (("host", host), ("port", port)) if value}
+        for host, port in zip(hosts, ports, strict=True)
+    ]
 
 
-def _check_host(host: str) -> None:
+def _query(parameters: dict[str, str]) -> str:
+    return f"?{urlencode(parameters, quote_via=quote, safe='/')}" if parameters else ""
+
+
+def _checked_host(host: str) -> str:
     match = _HOST.fullmatch(host)
     try:
         if not host.startswith(("%2F", "%2f")):  # the folder of a socket
@@ -137,10 +142,11 @@ def _check_host(host: str) -> None:
         match = None
     if match is None or not _is_port(match["port"] or "5432"):
         raise DatabaseUrlError(f"has a host or a port that cannot be read: {_ENCODE}")
+    return host
 
 
 def _is_port(text: str) -> bool:
-    return len(text) <= 5 and 0 < int(text) < 65536
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536
 
 
 def _parameters(query: str) -> dict[str, str]:
