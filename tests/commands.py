@@ -1,6 +1,8 @@
 """Runs commands as a new user would: an empty HOME, no settings, nothing of this repository on the PATH."""
 
+import atexit
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +17,9 @@ import httpx2
 
 TEMPLATE = Path(__file__).resolve().parent.parent
 _HOME = Path(tempfile.mkdtemp(prefix="home-"))
+_HOME.chmod(0o711)  # an unprivileged PostgreSQL must get through it
+(_HOME / "tmp").mkdir(mode=0o711)
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 _OURS = ("DATABASE_", "TEST_DATABASE_", "LOG_", "MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PYTEST")
 
 
@@ -26,6 +31,7 @@ def environment(**env: str) -> dict[str, str]:
     return (
         inherited
         | {"PATH": os.pathsep.join([*path, str(uv)]), "HOME": str(_HOME), "UV_CACHE_DIR": str(_HOME / "uv-cache")}
+        | {"TMPDIR": str(_HOME / "tmp")}
         | env
     )
 
