@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commands import TEMPLATE, environment, run
 from cookiecutter.main import cookiecutter
+from services import program
 
 Bake = Callable[..., Path]
 
@@ -54,3 +55,10 @@ def database(project: Path) -> str:
     )
     line = next(line for line in (project / ".env").read_text().splitlines() if line.startswith("DATABASE_URL="))
     return line.removeprefix("DATABASE_URL=").split("  #")[0].rsplit("/", 1)[0] + f"/{name}"
+
+
+@pytest.fixture
+def migrated(project: Path, database: str) -> str:
+    """URL of a migrated database of the test's own."""
+    run(program(project, "alembic"), "upgrade", "head", cwd=project, DATABASE_URL=database)
+    return database

@@ -13,10 +13,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from commands import environment, free_port, run, serving
-
-
-def program(project: Path, name: str) -> str:
-    return str(project / ".venv" / "bin" / name)
+from services import program
 
 
 def serve(project: Path, port: int, *arguments: str) -> list[str]:

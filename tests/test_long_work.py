@@ -1,0 +1,66 @@
+"""The cleanup script with much to do: the table in docs/reliability.md names these tests."""
+
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from commands import environment, run
+from services import program
+from sql import execute, rows
+
+pytestmark = pytest.mark.slow
+
+
+def fill(url: str, number: int) -> None:
+    """Add users that were deleted long ago."""
+    execute(
+        url,
+        "INSERT INTO users (id, email, name, deleted_at) SELECT gen_random_uuid(), n || '@example.com', 'x', "
+        f"now() - interval '60 days' FROM generate_series(1, {number}) n",
+    )
+
+
+def test_two_cleanups_share_the_work_and_neither_waits(project: Path, migrated: str) -> None:
+    fill(migrated, 100_000)
+    cleanup = (program(project, "python"), "-m", "app.scripts.cleanup", "--batch-size", "500")
+    with ThreadPoolExecutor(2) as pool:
+        # A lock that one would wait for longer than this ends it with an error.
+        options = {"DATABASE_URL": f"{migrated}?options=-c%20lock_timeout%3D100ms"}
+        done = [pool.submit(run, *cleanup, cwd=project, **options) for _ in range(2)]
+        counts = [_count(process.result().stderr) for process in done]
+    assert sum(counts) == 100_000
+    assert rows(migrated, "SELECT count(*) FROM users") == [(0,)]
+
+
+def _count(log: str) -> int:
+    last = json.loads(log.splitlines()[-1])
+    assert last["event"] == "purged users"
+    return int(last["count"])
+
+
+def test_a_cleanup_of_a_million_rows_takes_constant_memory_and_survives_a_kill(project: Path, migrated: str) -> None:
+    fill(migrated, 1_000_000)
+    peak = (
+        "import resource, sys\nfrom app.scripts.cleanup import main\n"
+        "try: main(sys.argv[1:])\nfinally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    command = [program(project, "python"), "-c", peak, "--batch-size", "5000"]
+    with subprocess.Popen(
+        command, cwd=project, env=environment(DATABASE_URL=migrated), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for _ in range(20):
+            process.stderr.readline()
+        process.kill()
+    while len(rows(migrated, "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()")) > 1:
+        pass  # a COMMIT that was on its way may still come through
+    left = rows(migrated, "SELECT count(*) FROM users")[0][0]
+    assert 0 < left <= 900_000
+    assert left % 5000 == 0  # each batch whole or not at all
+    whole = run(*command, cwd=project, timeout=300, DATABASE_URL=migrated)
+    assert _count(whole.stderr) == left
+    fill(migrated, 10_000)
+    small = run(*command, cwd=project, DATABASE_URL=migrated)
+    assert int(whole.stdout) < 1.2 * int(small.stdout)
