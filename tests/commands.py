@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,8 @@ def serving(command: Sequence[str], *, cwd: Path, port: int, timeout: float = 12
                     if httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
                         break
                 except httpx2.TransportError:
-                    time.sleep(0.1)  # between two looks at a process that has no other way to say it is up
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(0.1)  # it ends, or it may serve by now
             yield process
         finally:
             if process.poll() is None:

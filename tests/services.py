@@ -1,15 +1,22 @@
 """Runs the baked service."""
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from commands import free_port, serving
+from commands import free_port, run, serving
 
 
 def program(project: Path, name: str) -> str:
     return str(project / ".venv" / "bin" / name)
+
+
+def failing_start(project: Path, url: str, *, workers: int, **env: str) -> subprocess.CompletedProcess[str]:
+    """Start the service where it must end by itself."""
+    arguments = ["app.main:app", "--port", str(free_port()), "--workers", str(workers)]
+    return run(program(project, "uvicorn"), *arguments, cwd=project, timeout=60, check=False, DATABASE_URL=url, **env)
 
 
 @contextmanager

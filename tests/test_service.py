@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from commands import environment, free_port, run, serving
-from services import program
+from commands import free_port, run, serving
+from services import failing_start, program
 
 
 def serve(project: Path, port: int, *arguments: str) -> list[str]:
@@ -66,16 +66,7 @@ def test_two_services_share_a_database_each_in_its_schema(project: Path, databas
 
 
 def test_two_workers_that_cannot_start_say_why_and_end(project: Path, database: str) -> None:
-    env = environment(DATABASE_URL=database)
-    ended = subprocess.run(
-        serve(project, free_port(), "--workers", "2"),
-        cwd=project,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = failing_start(project, database, workers=2)
     assert "DATABASE_URL: the schema is behind" in ended.stderr
     assert "Traceback" not in ended.stderr
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from commands import environment, free_port, run
-from services import program
+from services import failing_start, program
 from sql import execute, rows
 
 pytestmark = pytest.mark.slow
@@ -55,12 +55,12 @@ def test_a_start_that_must_fail_says_why_in_a_line(  # noqa: PLR0913, PLR0917  #
             "wrong password": server.replace(":pw@", ":hunter2@"),
             "no database": f"{server}_not",
         }[fault]
-        timeout = "0.5" if fault == "silent" else "20"
-        env = environment(
-            DATABASE_URL=url, DATABASE_PROBE_TRIES="3", DATABASE_PROBE_PAUSE="0.1", DATABASE_CONNECT_TIMEOUT=timeout
-        )
-        command = [program(project, "uvicorn"), "app.main:app", "--port", str(free_port()), "--workers", str(workers)]
-        ended = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60, check=False)
+        env = {
+            "DATABASE_PROBE_TRIES": "3",
+            "DATABASE_PROBE_PAUSE": "0.1",
+            "DATABASE_CONNECT_TIMEOUT": "0.5" if fault == "silent" else "20",
+        }
+        ended = failing_start(project, url, workers=workers, **env)
     # Of two workers the second may be stopped before it has said it all.
     waits, lines = ended.stderr.count("waiting for the database"), ended.stderr.count('"event": "DATABASE_URL: ')
     assert says in ended.stderr
@@ -93,19 +93,10 @@ def test_a_server_that_is_starting_is_waited_for_with_one_worker_and_with_two(pr
     ) as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
-        for workers in ("1", "2"):
-            arguments = ["app.main:app", "--port", str(free_port()), "--workers", workers]
-            env = environment(DATABASE_URL=url, DATABASE_PROBE_TRIES="3", DATABASE_PROBE_PAUSE="0.1")
-            ended = subprocess.run(
-                [program(project, "uvicorn"), *arguments],
-                cwd=project,
-                env=env,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            assert 2 <= ended.stderr.count("waiting for the database") <= 2 * int(workers)
+        for workers in (1, 2):
+            patience = {"DATABASE_PROBE_TRIES": "3", "DATABASE_PROBE_PAUSE": "0.1"}
+            ended = failing_start(project, url, workers=workers, **patience)
+            assert 2 <= ended.stderr.count("waiting for the database") <= 2 * workers
             assert ": the database system is" in ended.stderr
             assert "Traceback" not in ended.stderr
         server.communicate("")
