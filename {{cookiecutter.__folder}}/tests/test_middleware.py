@@ -2,12 +2,11 @@
 
 import io
 import json
-import logging
+import sys
 from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
-import structlog
 from fastapi import FastAPI, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
@@ -41,18 +40,15 @@ async def test_a_request_id_that_is_not_sane_is_replaced(client: httpx2.AsyncCli
 
 
 @pytest.fixture
-def log(client: httpx2.AsyncClient) -> io.StringIO:
-    """What the running service writes."""
+def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What the service writes. Asked for before the client, which starts it."""
     stream = io.StringIO()
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler.formatter, structlog.stdlib.ProcessorFormatter):
-            assert isinstance(handler, logging.StreamHandler)
-            handler.setStream(stream)
+    monkeypatch.setattr(sys, "stderr", stream)
     return stream
 
 
 async def test_an_unhandled_error_tells_the_client_nothing_and_the_log_all(
-    app: FastAPI, client: httpx2.AsyncClient, log: io.StringIO
+    log: io.StringIO, app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     @app.get("/fail/{number}")
     async def fail(number: int) -> None:
@@ -141,7 +137,7 @@ async def test_any_http_exception_has_an_answer(
     assert response.headers["X-Request-ID"]
 
 
-async def test_the_log_holds_no_row_that_failed(app: FastAPI, client: httpx2.AsyncClient, log: io.StringIO) -> None:
+async def test_the_log_holds_no_row_that_failed(log: io.StringIO, app: FastAPI, client: httpx2.AsyncClient) -> None:
     """PostgreSQL's DETAIL quotes it."""
 
     @app.post("/fail")

@@ -4,19 +4,19 @@ import ssl
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+import asyncpg
 from asyncpg.exceptions import TargetServerAttributeNotMatched
 from pydantic import SecretStr
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 from sqlalchemy.engine import Dialect, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, DisconnectionError, PendingRollbackError
+from sqlalchemy.exc import DisconnectionError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from app.about import NAME
 from app.database.failures import (
     CANNOT_CONNECT_NOW,
-    IN_FAILED_TRANSACTION,
     READ_ONLY,
     DatabaseUnavailable,
     describe,
@@ -32,7 +32,21 @@ _DRIVER_GRACE = 1.0
 _IDLE_IN_TRANSACTION = "60s"
 """After this the server ends a transaction in which nothing happens: its locks would hold up all others."""
 
-_STATEMENT_FAILED = "statement_failed"
+
+class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """After a failed statement PostgreSQL answers COMMIT with ROLLBACK, and asyncpg takes that for success.
+
+    Code that swallowed the error would report work as stored.
+    """
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109  # as asyncpg has it
+        answer: str = await super().execute(query, *args, timeout=timeout)
+        if answer == "ROLLBACK" and query.startswith("COMMIT"):
+            raise PendingRollbackError(
+                "An earlier statement of this transaction failed and its error was swallowed: nothing of the "
+                "transaction can be committed. Let the error pass, or run what may fail in session.begin_nested()."
+            )
+        return answer
 
 
 class EngineOptions(TypedDict, total=False):
@@ -59,8 +73,8 @@ def create_database_engine(
     connect_args: Mapping[str, Any] | None = None,
     connect_timeout: float = 5,
     statement_timeout: float = 30,
-    pool_size: int = 5,
-    max_overflow: int = 10,
+    pool_size: int = 15,
+    max_overflow: int = 0,
     pool_timeout: float = 30,
     pool_recycle: int = -1,
     pool_pre_ping: bool = False,
@@ -95,7 +109,10 @@ def create_database_engine(
     if isinstance(password, SecretStr):
         password = password.get_secret_value()
     target = parse_database_url(url, password)
-    arguments: dict[str, Any] = {"timeout": target.connect_timeout or connect_timeout}
+    arguments: dict[str, Any] = {
+        "timeout": target.connect_timeout or connect_timeout,
+        "connection_class": _HonestConnection,
+    }
     guards = {}
     if statement_timeout:
         guards["statement_timeout"] = str(max(1, round(statement_timeout * 1000)))
@@ -166,25 +183,6 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
             # A primary that a failover has made a replica: not this connection again, the next one may be right.
             context.is_disconnect = True
             context.invalidate_pool_on_disconnect = False
-        if context.connection is not None and not context.is_disconnect:
-            context.connection.info[_STATEMENT_FAILED] = True
-
-    @event.listens_for(engine.sync_engine, "commit")
-    def refuse_a_commit_that_is_none(connection: Connection) -> None:
-        # After a failed statement PostgreSQL answers COMMIT with ROLLBACK, and the driver takes it for success: code
-        # that swallowed the error would report work as stored. Ask, but only where a statement has failed.
-        if connection.info.pop(_STATEMENT_FAILED, False):
-            try:
-                connection.exec_driver_sql("SELECT 1")
-            except DBAPIError as error:
-                if sqlstate(error) != IN_FAILED_TRANSACTION:
-                    raise  # the connection is lost
-                # SQLAlchemy takes a commit that fails for the end of the transaction, and gives the connection back.
-                connection.connection.rollback()
-                raise PendingRollbackError(
-                    "An earlier statement of this transaction failed and its error was swallowed: nothing of the "
-                    "transaction can be committed. Let the error pass, or run what may fail in session.begin_nested()."
-                ) from error
 
     @event.listens_for(engine.sync_engine, "checkout")
     def replace_a_closed_connection(

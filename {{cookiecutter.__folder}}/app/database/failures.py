@@ -9,7 +9,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 __all__ = [
     "CANNOT_CONNECT_NOW",
-    "IN_FAILED_TRANSACTION",
     "READ_ONLY",
     "DatabaseUnavailable",
     "constraint_name",
@@ -21,9 +20,6 @@ __all__ = [
 
 CANNOT_CONNECT_NOW: Final = "57P03"
 """The server starts up, shuts down or is in recovery."""
-
-IN_FAILED_TRANSACTION: Final = "25P02"
-"""An earlier statement of the transaction has failed: it can only be rolled back."""
 
 READ_ONLY: Final = "25006"
 """A write to a server that is read-only: a primary that a failover has made a replica."""

@@ -1,4 +1,4 @@
-"""Sessions, for requests and for everything else: one provider, one rule of commit and rollback."""
+"""Sessions and reads, for requests and for everything else: one provider, one rule of commit and rollback."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.database.engine import EngineOptions, create_database_engine
 from app.database.probe import probe
+from app.database.reader import Reader
 
 __all__ = ["DatabaseSessionDependency", "UncommittedWorkError", "create_async_session", "db_session_dependency"]
 
@@ -20,7 +21,7 @@ class UncommittedWorkError(RuntimeError):
 
 
 class DatabaseSessionDependency:
-    """Hands out sessions of one pool, to FastAPI and to ``async with`` alike.
+    """Hands out sessions of one pool, to FastAPI and to ``async with`` alike, and a reader for what only reads.
 
     In a route, through the alias ``DbSession`` of `app.dependencies`::
 
@@ -40,6 +41,7 @@ class DatabaseSessionDependency:
     def __init__(self) -> None:
         self._engine: AsyncEngine | None = None
         self._ping_engine: AsyncEngine | None = None
+        self._reader: Reader | None = None
         self._sessions: async_sessionmaker[AsyncSession] | None = None
         self._manage_transactions = True
 
@@ -76,6 +78,7 @@ class DatabaseSessionDependency:
         await self.aclose()
         self._engine = engine
         self._ping_engine = ping_engine
+        self._reader = Reader(engine)
         self._manage_transactions = manage_transactions
         self._sessions = async_sessionmaker(
             engine,
@@ -89,7 +92,7 @@ class DatabaseSessionDependency:
     async def aclose(self) -> None:
         """Close the pool. Does nothing where none is open."""
         engines = [self._engine, self._ping_engine]
-        self._engine = self._ping_engine = self._sessions = None
+        self._engine = self._ping_engine = self._reader = self._sessions = None
         for engine in engines:
             if engine is not None:
                 await engine.dispose()
@@ -100,6 +103,13 @@ class DatabaseSessionDependency:
         if self._engine is None:
             raise _not_initialized()
         return self._engine
+
+    @property
+    def reader(self) -> Reader:
+        """What answers selects without a transaction."""
+        if self._reader is None:
+            raise _not_initialized()
+        return self._reader
 
     async def __call__(self) -> AsyncIterator[AsyncSession]:
         """Yield a session; what follows the yield is the end of its transaction."""

@@ -45,14 +45,11 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
         The signal that ended the work early, after the batch in hand; None where all is done.
     """
 
-    async def count(session: AsyncSession) -> int:
-        return await repository.count_purgeable(session, deleted_for=deleted_for)
-
     async def purge(session: AsyncSession) -> int:
         return await repository.purge_users(session, deleted_for=deleted_for, limit=batch_size)
 
     async with open_database(settings) as database:
-        total = await run_transaction(count, database=database)
+        total = await repository.count_purgeable(database.reader, deleted_for=deleted_for)
         if dry_run:
             _log.info("users to purge", count=total)
             return None

@@ -1,14 +1,20 @@
-"""Reads and writes users. Nothing here commits: that is for the session's owner, so that operations compose."""
+"""Reads and writes users. Nothing here commits: that is for the session's owner, so that operations compose.
+
+What only reads takes a reader, what writes a session. Statements that every request needs are made once, at import:
+to make one takes longer than to run it.
+"""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, tuple_, update
+from sqlalchemy import Row, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.database.base import Base
 from app.database.failures import constraint_name
+from app.database.reader import Reader
 from app.errors import Conflict, NotFound
 from app.users.cursor import Cursor
 from app.users.models import EMAIL_UNIQUE, User
@@ -17,6 +23,7 @@ from app.users.schemas import UserChanges
 __all__ = [
     "EmailTaken",
     "UserNotFound",
+    "UserRow",
     "change_user",
     "count_purgeable",
     "create_user",
@@ -26,7 +33,18 @@ __all__ = [
     "purge_users",
 ]
 
+UserRow = Row[UUID, str, str, datetime, datetime]
+"""A user as it is read: id, email, name, created_at, updated_at."""
+
+_columns = (User.id, User.email, User.name, User.created_at, User.updated_at)
 _active = User.deleted_at.is_(None)
+_place = tuple_(User.created_at, User.id)
+
+_ONE = select(*_columns).where(User.id == bindparam("user_id"), _active)
+_FIRST_PAGE = select(*_columns).where(_active).order_by(User.created_at, User.id).limit(bindparam("limit"))
+_NEXT_PAGE = _FIRST_PAGE.where(_place > tuple_(bindparam("created_at"), bindparam("row_id")))
+# Into the table and not the class: a quarter less to do for a request that creates, since nothing tracks the new row.
+_CREATE = insert(Base.metadata.tables[User.__tablename__]).returning(*_columns)
 
 
 class EmailTaken(Conflict):
@@ -47,7 +65,7 @@ def _translated(error: IntegrityError) -> Exception:
     return EmailTaken() if constraint_name(error) == EMAIL_UNIQUE else error
 
 
-async def create_user(session: AsyncSession, *, email: str, name: str) -> User:
+async def create_user(session: AsyncSession, *, email: str, name: str) -> UserRow:
     """Add a user.
 
     Raises
@@ -55,16 +73,13 @@ async def create_user(session: AsyncSession, *, email: str, name: str) -> User:
     EmailTaken
         Where another user has the e-mail.
     """
-    user = User(email=email, name=name)
-    session.add(user)
     try:
-        await session.flush()
+        return (await session.execute(_CREATE, {"email": email, "name": name})).one()
     except IntegrityError as error:
         raise _translated(error) from error
-    return user
 
 
-async def get_user(session: AsyncSession, user_id: UUID) -> User:
+async def get_user(reader: Reader, user_id: UUID) -> UserRow:
     """Return a user.
 
     Raises
@@ -72,21 +87,20 @@ async def get_user(session: AsyncSession, user_id: UUID) -> User:
     UserNotFound
         Where there is none.
     """
-    user = await session.scalar(select(User).where(User.id == user_id, _active))
+    user = await reader.one_or_none(_ONE, user_id=user_id)
     if user is None:
         raise UserNotFound(user_id)
     return user
 
 
-async def list_users(session: AsyncSession, *, limit: int, after: Cursor | None = None) -> Sequence[User]:
+async def list_users(reader: Reader, *, limit: int, after: Cursor | None = None) -> Sequence[UserRow]:
     """Return up to ``limit`` users, oldest first, beginning after a place in the list."""
-    statement = select(User).where(_active).order_by(User.created_at, User.id).limit(limit)
-    if after is not None:
-        statement = statement.where(tuple_(User.created_at, User.id) > (after.created_at, after.row_id))
-    return (await session.scalars(statement)).all()
+    if after is None:
+        return await reader.all(_FIRST_PAGE, limit=limit)
+    return await reader.all(_NEXT_PAGE, limit=limit, created_at=after.created_at, row_id=after.row_id)
 
 
-async def change_user(session: AsyncSession, user_id: UUID, changes: UserChanges) -> User:
+async def change_user(session: AsyncSession, user_id: UUID, changes: UserChanges) -> UserRow:
     """Change some fields of a user.
 
     Raises
@@ -96,13 +110,12 @@ async def change_user(session: AsyncSession, user_id: UUID, changes: UserChanges
     EmailTaken
         Where another user has the e-mail.
     """
-    if not changes:
-        return await get_user(session, user_id)
-    statement = update(User).where(User.id == user_id, _active).values(**changes).returning(User)
+    change = update(User).where(User.id == user_id, _active).values(**changes).returning(*_columns)
     try:
-        user = await session.scalar(statement)
+        found = await (session.execute(change) if changes else session.execute(_ONE, {"user_id": user_id}))
     except IntegrityError as error:
         raise _translated(error) from error
+    user = found.one_or_none()
     if user is None:
         raise UserNotFound(user_id)
     return user
@@ -121,10 +134,10 @@ async def delete_user(session: AsyncSession, user_id: UUID) -> None:
         raise UserNotFound(user_id)
 
 
-async def count_purgeable(session: AsyncSession, *, deleted_for: timedelta) -> int:
+async def count_purgeable(reader: Reader, *, deleted_for: timedelta) -> int:
     """Count the users that were deleted longer ago than a span of time."""
     statement = select(func.count()).select_from(User).where(User.deleted_at < func.now() - deleted_for)
-    return await session.scalar(statement) or 0
+    return await reader.scalar(statement) or 0
 
 
 async def purge_users(session: AsyncSession, *, deleted_for: timedelta, limit: int) -> int:

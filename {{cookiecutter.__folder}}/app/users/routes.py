@@ -1,14 +1,13 @@
 """The users' routes: from HTTP to the repository and back, and no logic between."""
 
 from typing import Annotated, Any, Final
-from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import PlainValidator, WithJsonSchema
 
 from app.database.retry import run_transaction
-from app.dependencies import DbSession
+from app.dependencies import DbReader, DbSession
 from app.problems import problem_responses
 from app.users import repository
 from app.users.cursor import Cursor
@@ -36,22 +35,28 @@ def _with_header(status: int, name: str, description: str) -> dict[int | str, di
     return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
 
 
+def _out(user: repository.UserRow) -> UserOut:
+    # By hand, for a page of them: as much faster than from_attributes as all the rest of the route is long.
+    user_id, email, name, created_at, updated_at = user
+    return UserOut(id=user_id, email=email, name=name, created_at=created_at, updated_at=updated_at)
+
+
 _BODY_ERRORS: Final = problem_responses(400, 409, 413, 422)
 
 
 @router.post("", status_code=201, responses=_with_header(201, "Location", "The address of the user.") | _BODY_ERRORS)
 async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut:
     """Create a user."""
-    user = await repository.create_user(session, email=new.email, name=new.name)
-    response.headers["Location"] = f"{request.url.path}/{user.id}"
-    return UserOut.model_validate(user)
+    user = _out(await repository.create_user(session, email=new.email, name=new.name))
+    response.headers["Location"] = f"{request.scope['path']}/{user.id}"
+    return user
 
 
 @router.get(
     "", responses=_with_header(200, "Link", 'The address of the next page, as rel="next".') | problem_responses(422)
 )
 async def list_users(
-    session: DbSession,
+    reader: DbReader,
     request: Request,
     response: Response,
     limit: _Limit = 50,
@@ -59,28 +64,26 @@ async def list_users(
 ) -> UserPage:
     """List users, oldest first, a page at a time."""
     # One more than asked for tells whether there is a next page.
-    users = await repository.list_users(session, limit=limit + 1, after=cursor)
-    items = [UserOut.model_validate(user) for user in users[:limit]]
+    users = await repository.list_users(reader, limit=limit + 1, after=cursor)
+    items = [_out(user) for user in users[:limit]]
     if len(users) <= limit:
         return UserPage(items=items, next_cursor=None)
     next_cursor = Cursor(items[-1].created_at, items[-1].id).encode()
-    query = urlencode({"limit": limit, "cursor": next_cursor})
-    response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+    response.headers["Link"] = f'<{request.scope["path"]}?limit={limit}&cursor={next_cursor}>; rel="next"'
     return UserPage(items=items, next_cursor=next_cursor)
 
 
 @router.get("/{user_id}", responses=problem_responses(404, 422))
-async def get_user(user_id: UUID, session: DbSession) -> UserOut:
+async def get_user(user_id: UUID, reader: DbReader) -> UserOut:
     """Get a user."""
-    return UserOut.model_validate(await repository.get_user(session, user_id))
+    return _out(await repository.get_user(reader, user_id))
 
 
 @router.patch("/{user_id}", responses=problem_responses(404) | _BODY_ERRORS)
 async def change_user(user_id: UUID, changes: UserChanges) -> UserOut:
     """Change some fields of a user."""
     # Under SERIALIZABLE two changes at once may collide: the loser runs again here, in place of a 503 for the client.
-    user = await run_transaction(lambda session: repository.change_user(session, user_id, changes))
-    return UserOut.model_validate(user)
+    return _out(await run_transaction(lambda session: repository.change_user(session, user_id, changes)))
 
 
 @router.delete("/{user_id}", status_code=204, response_class=Response, responses=problem_responses(404, 422))

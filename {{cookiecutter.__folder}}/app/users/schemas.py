@@ -61,8 +61,6 @@ class UserChanges(TypedDict, total=False):
 class UserOut(BaseModel):
     """A user."""
 
-    model_config = ConfigDict(from_attributes=True)
-
     id: UUID
     email: str
     name: str
