@@ -11,7 +11,7 @@ unexport VIRTUAL_ENV
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fix
+.PHONY: help demo test bench lint fix
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: .venv/.installed ## Bake the default answers and serve them on http://127.
 
 test: lint ## Check the template, bake it, run what it bakes
 	@pytest
+
+bench: .venv/.installed ## Measure what the layers cost, beside a hand-written floor (ARGS=--quick: one minute). Needs wrk
+	@$(UV) run --quiet --group bench python -m benchmarks $(ARGS)
 
 lint: .venv/.installed
 	ruff check --no-cache

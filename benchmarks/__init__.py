@@ -1,0 +1,1 @@
+"""What the layers of a service cost: ``make bench``."""

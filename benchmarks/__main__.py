@@ -1,0 +1,64 @@
+"""Bakes the project, measures it beside three others, and writes what it found: ``make bench``."""
+
+import shutil
+import sys
+
+import click
+from rich.progress import Progress
+
+from benchmarks.cold import cold_start
+from benchmarks.growth import growth
+from benchmarks.layers import ROUTES, compare
+from benchmarks.load import APPS
+from benchmarks.project import baked_project
+from benchmarks.report import CHART, PAGE, details, draw, machine, markdown, summary, write
+
+GROWTH_STEPS, COLD_STEPS = 5 + 2 + 4 + 3, 3
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="A minute: the three routes and the cold start, printed and not written.")
+def main(quick: bool) -> None:
+    """Measure what the layers of a service cost."""
+    for program, package in (("wrk", "wrk"), ("taskset", "util-linux")):
+        if not shutil.which(program):
+            sys.exit(f"{program} is not installed; on Debian: apt-get install {package}")
+    rounds, seconds, users = (1, 2, 10_000) if quick else (5, 4, 100_000)
+    steps = len(ROUTES) * len(APPS) * (rounds + 1) + (2 if quick else GROWTH_STEPS + COLD_STEPS)
+    with Progress() as progress:
+        task = progress.add_task("installing", total=steps)
+
+        def advance() -> None:
+            progress.advance(task)
+
+        with baked_project() as project:
+            progress.update(task, description="three routes, four applications")
+            results, memory = compare(project, users=users, rounds=rounds, seconds=seconds, advance=advance)
+            progress.update(task, description="cold start")
+            cold = cold_start(project, memory, demo=not quick, advance=advance)
+            progress.update(task, description="growth")
+            more = [] if quick else list(growth(project, seconds=seconds, advance=advance))
+            note = machine(project)
+    parts = [
+        "# What the layers cost",
+        note,
+        "One worker on a core of its own, PostgreSQL and wrk on another, 16 connections. All four do the same: the "
+        "e-mail is checked, a write is a transaction. The service runs as it is shipped, its access line, request ids "
+        "and problem details on; the others have none of these.",
+        f"## Share of the floor's requests a second\n\n{summary(results)}",
+        f"## By route\n\n{details(results, memory)}",
+        f"## Cold start\n\n{markdown(cold)}",
+        *(f"## {title}\n\n{markdown(table)}" for title, table in more),
+    ]
+    page = "\n\n".join(parts) + "\n"
+    if quick:
+        click.echo(page)
+        return
+    draw(results, note)
+    where = CHART.relative_to(CHART.parent.parent)
+    write(page, f"![Requests a second of each]({where})\n\n{summary(results)}\n\n{note}")
+    click.echo(f"{summary(results)}\n\nAll figures: {PAGE.relative_to(PAGE.parent.parent)}")
+
+
+if __name__ == "__main__":
+    main()

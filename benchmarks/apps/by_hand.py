@@ -1,0 +1,61 @@
+"""FastAPI with asyncpg by hand: validation and documentation, and SQL as text."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import asyncpg
+from fastapi import FastAPI, HTTPException, Query, Request
+from floor import CREATE, GET, LIST, POOL
+from pydantic import BaseModel, EmailStr
+from uuid_utils.compat import uuid7
+
+
+class NewUser(BaseModel):
+    email: EmailStr
+    name: str
+
+
+class UserOut(BaseModel):
+    id: UUID
+    email: str
+    name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class UserPage(BaseModel):
+    items: list[UserOut]
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=POOL, max_size=POOL) as app.state.pool:
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/users/{user_id}")
+async def get_user(user_id: UUID, request: Request) -> UserOut:
+    row = await request.app.state.pool.fetchrow(GET, user_id)
+    if row is None:
+        raise HTTPException(404)
+    return UserOut(**row)
+
+
+@app.get("/users")
+async def list_users(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> UserPage:
+    rows = await request.app.state.pool.fetch(LIST, limit)
+    return UserPage(items=[UserOut(**row) for row in rows])
+
+
+@app.post("/users", status_code=201)
+async def create_user(new: NewUser, request: Request) -> UserOut:
+    async with request.app.state.pool.acquire() as connection, connection.transaction():
+        row = await connection.fetchrow(CREATE, uuid7(), new.email, new.name)
+    return UserOut(**row)

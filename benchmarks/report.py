@@ -1,0 +1,94 @@
+"""What was measured, as a Markdown page and a chart."""
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+
+import matplotlib as mpl
+
+from benchmarks.layers import ROUTES, Results
+from benchmarks.load import APPS
+from benchmarks.project import TEMPLATE, Project
+
+mpl.use("svg")
+from matplotlib import pyplot as plt
+
+PAGE = TEMPLATE / "benchmarks" / "results.md"
+CHART = TEMPLATE / "benchmarks" / "results.svg"
+README = TEMPLATE / "README.md"
+_COLOURS = {"floor": "#9aa5b1", "by_hand": "#7b8794", "tutorial": "#cbd2d9", "service": "#0b69a3"}
+
+
+def markdown(table: list[list[str]]) -> str:
+    """Return a table as Markdown."""
+    head, *rows = table
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def summary(results: Results) -> str:
+    """Return the shares of the floor's rate: the table that the README shows."""
+    table = [["route", *(APPS[app] for app in APPS if app != "floor"), "asked for"]]
+    for route, share in ROUTES.items():
+        floor = results[route]["floor"].rate
+        shares = [f"{results[route][app].rate / floor:.2f}" for app in APPS if app != "floor"]
+        table.append([f"`{route}`", *shares, f"{share:.2f}"])
+    return markdown(table)
+
+
+def details(results: Results, memory: dict[str, float]) -> str:
+    """Return all figures of each route."""
+    parts = []
+    for route, by_app in results.items():
+        table = [["", "requests/s", "of the floor", "CPU a request, µs", "of the floor", "p50 ms", "p99 ms"]]
+        floor = by_app["floor"]
+        for app, sample in by_app.items():
+            rate, cpu = f"{sample.rate / floor.rate:.2f}", f"{sample.cpu / floor.cpu:.1f} times"
+            row = [APPS[app], f"{sample.rate:.0f}", rate, f"{sample.cpu:.0f}", cpu]
+            table.append([*row, f"{sample.p50:.1f}", f"{sample.p99:.1f}"])
+        parts.append(f"### `{route}`\n\n{markdown(table)}")
+    table = [["", "memory of a worker, MiB"], *([APPS[app], f"{size:.0f}"] for app, size in memory.items())]
+    return "\n\n".join([*parts, f"### Memory\n\n{markdown(table)}"])
+
+
+def machine(project: Project) -> str:
+    """Return date, versions and machine, in a sentence."""
+    names = ("fastapi", "starlette", "sqlalchemy", "asyncpg", "pydantic", "uvicorn")
+    show = f"import importlib.metadata as m; print(', '.join(f'{{n}} {{m.version(n)}}' for n in {names}))"
+    python = project.programs / "python"
+    versions = subprocess.run([python, "-c", show], capture_output=True, text=True, check=True).stdout.strip()
+    version = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    (row,) = project.sql("SELECT split_part(version(), ' ', 2) AS version")
+    day = datetime.datetime.now(datetime.UTC).date()
+    return (
+        f"Measured on {day} with {version}, PostgreSQL {row['version']}, {versions}, on {os.cpu_count()} cores "
+        f"({platform.machine()}, shared with others): compare the columns of one run, not two runs."
+    )
+
+
+def draw(results: Results, note: str) -> None:
+    """Draw the rates, as shares of the floor."""
+    mpl.rcParams["svg.hashsalt"] = "the same ids in each run"
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    height = 0.2
+    for place, (app, colour) in enumerate(_COLOURS.items()):
+        shares = [results[route][app].rate / results[route]["floor"].rate for route in ROUTES]
+        rows = [number + (place - 1.5) * height for number in range(len(ROUTES))]
+        bars = axes.barh(rows, shares, height * 0.9, color=colour, label=APPS[app].strip("*"))
+        axes.bar_label(bars, [f" {share:.2f}" for share in shares], fontsize=8)
+    axes.set_yticks(range(len(ROUTES)), list(ROUTES))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.1)
+    axes.set_xlabel("requests a second, as a share of what the hand-written floor serves")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(CHART, metadata={"Date": None, "Description": note})
+
+
+def write(page: str, readme: str) -> None:
+    """Write the page, and the part of the README between its two marks."""
+    PAGE.write_text(page, encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    marked = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
+    README.write_text(marked.sub(lambda match: f"{match[1]}\n{readme}\n\n{match[2]}", text), encoding="utf-8")
