@@ -1,0 +1,467 @@
+"""The files of a deployment: what they must hold, and the image built and run for real."""
+
+import json
+import os
+import re
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import kubernetes_validate
+import pytest
+from commands import TEMPLATE, environment, free_port, run
+from cookiecutter.main import cookiecutter
+from ruamel.yaml import YAML
+from services import program
+
+SLUG = "order-service"
+OLDEST_KUBERNETES = "1.30"  # the guide promises it; before that there is no preStop sleep
+GUIDE = TEMPLATE / "docs" / "guides" / "deploying.md"
+
+
+def tool(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def load(path: Path) -> list[Any]:
+    """Return the documents of a file; a key that stands there twice is an error."""
+    return list(YAML(typ="safe", pure=True).load_all(path.read_text()))
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with all files of a deployment. Nothing is installed in it."""
+    folder = tmp_path_factory.mktemp("deployed")
+    answers = {"project_slug": SLUG, "deployment": "kubernetes"}
+    return Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder), extra_context=answers))
+
+
+@pytest.fixture(scope="module")
+def manifests(deployed: Path) -> dict[str, Any]:
+    """All objects, by kind: there is one of each."""
+    documents = [document for path in sorted((deployed / "deploy").iterdir()) for document in load(path)]
+    by_kind = {document["kind"]: document for document in documents}
+    assert len(by_kind) == len(documents)
+    return by_kind
+
+
+def pods(manifests: dict[str, Any]) -> dict[str, Any]:
+    """Return the three pod templates, by the kind of what makes them."""
+    return {
+        "Deployment": manifests["Deployment"]["spec"]["template"],
+        "Job": manifests["Job"]["spec"]["template"],
+        "CronJob": manifests["CronJob"]["spec"]["jobTemplate"]["spec"]["template"],
+    }
+
+
+def container(pod: Any) -> Any:
+    (only,) = pod["spec"]["containers"]
+    assert "initContainers" not in pod["spec"]
+    return only
+
+
+# --- the image ---
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile(deployed: Path) -> None:
+    run(tool("hadolint"), "Dockerfile", cwd=deployed)
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.14"])
+def test_the_image_is_of_the_python_that_was_asked_for(bake: Any, python: str) -> None:
+    bases = re.findall(r"^FROM (\S+)", (bake(python_version=python) / "Dockerfile").read_text(), re.MULTILINE)
+    assert bases == [f"python:{python}-slim"] * 2
+
+
+def test_no_image_is_named_without_a_version(deployed: Path) -> None:
+    named = [
+        image
+        for path in [deployed / "Dockerfile", deployed / "compose.yaml", *(deployed / "deploy").iterdir()]
+        for image in re.findall(r"^ *(?:FROM|image:) (\S+)", path.read_text(), re.MULTILINE)
+    ]
+    assert len(named) == 6
+    for image in named:
+        assert re.fullmatch(r"[a-z.-]+(/[a-z-]+)?:\d\S*", image), image
+
+
+# --- compose ---
+
+
+def compose(project: Path, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    return run(tool("docker-compose"), *arguments, cwd=project, check=check, **env)
+
+
+def test_the_compose_file_is_valid_by_the_specification(deployed: Path) -> None:
+    run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "compose.yaml", cwd=deployed)
+
+
+@pytest.mark.parametrize("password", [{}, {"POSTGRES_PASSWORD": ""}])
+def test_compose_refuses_to_run_without_a_password_and_says_what_to_do(
+    deployed: Path, password: dict[str, str]
+) -> None:
+    refused = compose(deployed, "config", check=False, **password)
+    assert refused.returncode != 0
+    assert "POSTGRES_PASSWORD" in refused.stderr
+    assert "set it in .env or in the environment" in refused.stderr
+
+
+def test_of_env_only_the_password_reaches_the_containers(bake: Any) -> None:
+    """The line of `make db` is meant for this machine, and would name a server that no container finds."""
+    project = bake(project_slug=SLUG)
+    (project / ".env").write_text(
+        "DATABASE_URL=postgresql://u:leaked@127.0.0.1:1/x  # make db\nDATABASE_PASSWORD=leaked\n"
+        "DATABASE_POOL_SIZE=leaked\nPOSTGRES_PASSWORD='p$w \"x'\n"
+    )
+    resolved = compose(project, "config", "--format", "json").stdout
+    assert "leaked" not in resolved
+    services = json.loads(resolved)["services"]
+    for name in ("app", "migrate"):
+        assert services[name]["environment"] == {
+            "DATABASE_URL": "postgresql://order_service@postgres/order_service",
+            "DATABASE_PASSWORD": 'p$$w "x',  # compose's way to write one dollar
+        }
+
+
+def test_compose_migrates_a_healthy_database_and_then_serves_with_no_rights(deployed: Path) -> None:
+    resolved = compose(deployed, "config", "--format", "json", POSTGRES_PASSWORD="pw").stdout  # noqa: S106
+    services = json.loads(resolved)["services"]
+    waits = {
+        name: {other: edge["condition"] for other, edge in service.get("depends_on", {}).items()}
+        for name, service in services.items()
+    }
+    assert waits == {
+        "postgres": {},
+        "migrate": {"postgres": "service_healthy"},
+        "app": {"migrate": "service_completed_successfully"},
+    }
+    assert services["migrate"]["command"] == ["alembic", "upgrade", "head"]
+    for name in ("migrate", "app"):
+        assert services[name]["read_only"] is True
+        assert services[name]["cap_drop"] == ["ALL"]
+        assert "volumes" not in services[name]
+    for service in services.values():
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}
+
+
+# --- Kubernetes ---
+
+
+@pytest.mark.parametrize("version", [OLDEST_KUBERNETES, kubernetes_validate.latest_version()])
+def test_the_manifests_are_valid_by_the_schemas_of_kubernetes(manifests: dict[str, Any], version: str) -> None:
+    for document in manifests.values():
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_longest_slug_makes_names_that_kubernetes_takes(bake: Any) -> None:
+    slug = "-".join(["a" * 24, "b" * 25])
+    for path in (bake(project_slug=slug, deployment="kubernetes") / "deploy").iterdir():
+        for document in load(path):
+            name = document["metadata"]["name"]
+            assert len(name) <= (52 if document["kind"] == "CronJob" else 63)
+            assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
+
+
+def test_every_pod_is_restricted(manifests: dict[str, Any]) -> None:
+    """By the profile that Kubernetes calls restricted, and with a root file system that cannot be written to."""
+    for pod in pods(manifests).values():
+        spec = pod["spec"]
+        assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["enableServiceLinks"] is False
+        assert not {"volumes", "hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert container(pod)["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container(pod)["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert container(pod)["resources"]["limits"].keys() == {"memory"}
+
+
+def test_migration_and_cleanup_run_the_image_and_the_settings_of_the_service(manifests: dict[str, Any]) -> None:
+    ours = [container(pod) for pod in pods(manifests).values()]
+    for key in ("image", "env", "envFrom"):
+        assert [each[key] for each in ours] == [ours[0][key]] * 3
+    assert [each.get("command") for each in ours] == [
+        None,
+        ["alembic", "upgrade", "head"],
+        ["python", "-m", "app.scripts.cleanup"],
+    ]
+    assert ours[0]["envFrom"] == [{"configMapRef": {"name": manifests["ConfigMap"]["metadata"]["name"]}}]
+
+
+def test_cleanups_never_overlap_and_one_that_hangs_ends(manifests: dict[str, Any]) -> None:
+    spec = manifests["CronJob"]["spec"]
+    assert spec["concurrencyPolicy"] == "Forbid"
+    assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 24 * 3600
+
+
+def test_a_copy_has_left_the_rotation_before_its_signal_and_has_time_to_end(
+    deployed: Path, manifests: dict[str, Any]
+) -> None:
+    pod = pods(manifests)["Deployment"]
+    pause = container(pod)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    command = re.search(r"^CMD (\[.*\])$", (deployed / "Dockerfile").read_text(), re.MULTILINE)
+    assert command is not None
+    arguments = json.loads(command[1])
+    graceful = int(arguments[arguments.index("--timeout-graceful-shutdown") + 1])
+    assert pause >= 5
+    assert pause + graceful < pod["spec"]["terminationGracePeriodSeconds"]
+    resolved = compose(deployed, "config", "--format", "json", POSTGRES_PASSWORD="pw").stdout  # noqa: S106
+    assert json.loads(resolved)["services"]["app"]["stop_grace_period"] == "35s"
+    assert graceful < 35
+
+
+def test_a_rollout_takes_no_copy_away_before_another_is_ready(manifests: dict[str, Any]) -> None:
+    deployment = manifests["Deployment"]["spec"]
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert deployment["replicas"] >= 2
+    assert manifests["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+
+
+def test_only_copies_of_the_service_are_selected(manifests: dict[str, Any]) -> None:
+    selectors = [
+        manifests["Service"]["spec"]["selector"],
+        manifests["Deployment"]["spec"]["selector"]["matchLabels"],
+        manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        pods(manifests)["Deployment"]["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
+    ]
+    for selector in selectors:
+        chosen = [
+            kind for kind, pod in pods(manifests).items() if selector.items() <= pod["metadata"]["labels"].items()
+        ]
+        assert chosen == ["Deployment"]
+
+
+def test_the_connections_of_a_rollout_fit_into_an_ordinary_postgresql(manifests: dict[str, Any]) -> None:
+    settings, deployment = manifests["ConfigMap"]["data"], manifests["Deployment"]["spec"]
+    pool = int(settings["DATABASE_POOL_SIZE"])
+    assert "DATABASE_MAX_OVERFLOW" not in settings  # whose default is none
+    copies = deployment["replicas"] + deployment["strategy"]["rollingUpdate"]["maxSurge"]
+    assert copies * (pool + 1) + 10 < 97  # three are kept for superusers
+    assert f"({pool} + 1) = {copies * (pool + 1)}" in " ".join(GUIDE.read_text().split())
+
+
+def test_every_probe_asks_a_route_that_exists(project: Path, deployed: Path, manifests: dict[str, Any]) -> None:
+    ours = container(pods(manifests)["Deployment"])
+    asked = {probe: ours[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert {probe: get["path"] for probe, get in asked.items()} == {
+        "startupProbe": "/health/live",
+        "livenessProbe": "/health/live",
+        "readinessProbe": "/health/ready",
+    }
+    assert {get["port"] for get in asked.values()} == {ours["ports"][0]["name"]}
+    assert manifests["Service"]["spec"]["ports"][0]["targetPort"] == ours["ports"][0]["name"]
+    script = "from app.main import app; print(*app.openapi()['paths'])"
+    routes = run(program(project, "python"), "-c", script, cwd=project).stdout.split()
+    written = {path for get in asked.values() for path in [get["path"]]}
+    written |= set(re.findall(r"/health/\w+", (deployed / "Dockerfile").read_text()))
+    assert written == {"/health/live", "/health/ready"}
+    assert written <= set(routes)
+
+
+# --- secrets, and the guide ---
+
+
+def test_no_file_holds_a_secret(deployed: Path, manifests: dict[str, Any]) -> None:
+    assert "Secret" not in manifests
+    assert urlsplit(manifests["ConfigMap"]["data"]["DATABASE_URL"]).password is None
+    for pod in pods(manifests).values():
+        for variable in container(pod)["env"]:
+            assert variable == {
+                "name": variable["name"],
+                "valueFrom": {"secretKeyRef": {"name": SLUG, "key": variable["name"]}},
+            }
+    (unresolved,) = load(deployed / "compose.yaml")
+    for service in unresolved["services"].values():
+        for name, value in service.get("environment", {}).items():
+            assert "PASSWORD" not in name or value.startswith("${POSTGRES_PASSWORD:?")
+            assert "://" not in value or urlsplit(value).password is None
+
+
+@pytest.mark.parametrize("source", ["guide", "README"])
+def test_the_commands_of_the_guide_work_on_a_baked_project(
+    bake: Any, tmp_path: Path, manifests: dict[str, Any], source: str
+) -> None:
+    """With stand-ins for docker and kubectl, which only write down what they are told."""
+    project = bake(project_slug=SLUG, deployment="kubernetes")
+    log = tmp_path / "log"
+    for name in ("docker", "kubectl"):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {shlex.quote(str(log))}\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{environment()['PATH']}"
+    text = GUIDE.read_text() if source == "guide" else (project / "README.md").read_text().split("## Running it")[1]
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        run("sh", "-euc", block, cwd=project, PATH=path, DATABASE_PASSWORD="pw")  # noqa: S106
+
+    told = log.read_text().splitlines()
+    for line in told:
+        for file in re.findall(r"-f (\S+)", line):
+            assert (project / file).is_file(), line
+        for kind, name in re.findall(r"\b(job|deployment)[ /](\S+)", line):
+            assert name == manifests[kind.title()]["metadata"]["name"], line
+        for service in re.findall(r"(?:run --rm|exec -T) (\w+)", line):
+            assert service in load(project / "compose.yaml")[0]["services"], line
+    assert f"kubectl create secret generic {SLUG} --from-literal=DATABASE_PASSWORD=pw" in told
+    order = [
+        *("kubectl delete job", "kubectl apply -f deploy/migrate.yaml", "kubectl wait job/"),
+        *("kubectl apply -f deploy/service.yaml", "kubectl rollout status"),
+    ]
+    at = [next(number for number, line in enumerate(told) if line.startswith(begin)) for begin in order]
+    assert at == sorted(at)
+    applied = {file for line in told for file in re.findall(r"-f deploy/(\S+)", line)}
+    assert applied == {path.name for path in (project / "deploy").iterdir()}
+
+    pushed = next(line for line in told if line.startswith("docker push")).split()[-1]
+    assert pushed != container(pods(manifests)["Job"])["image"]
+    for file in (project / "deploy").iterdir():
+        assert set(re.findall(r"image: (.*)", file.read_text())) <= {pushed}
+    postgres = json.loads(compose(project, "config", "--format", "json").stdout)["services"]["postgres"]
+    assert len(postgres["environment"]["POSTGRES_PASSWORD"]) == 64
+
+
+# --- the image, built and run ---
+
+Podman = Callable[..., subprocess.CompletedProcess[str]]
+CAN_RUN_CONTAINERS = os.geteuid() == 0 and all(shutil.which(name) for name in ("podman", "runc", "mmdebstrap"))
+containers = pytest.mark.skipif(
+    not CAN_RUN_CONTAINERS and "CI" not in os.environ, reason="needs root, podman, runc and mmdebstrap; CI has them"
+)
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    """Podman with a store of its own, which is gone at the end."""
+    folder = tmp_path_factory.mktemp("podman")
+    # Podman asks for more than a container of CI may have.
+    files = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 4096)
+    (folder / "containers.conf").write_text(
+        f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", "nproc=4096:4096"]\nlog_driver = "k8s-file"\n'
+        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+    )
+    places = [f"--{name}={folder / name}" for name in ("root", "runroot", "tmpdir")]
+
+    def podman(
+        *arguments: str, cwd: Path = folder, timeout: float = 120, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        config = str(folder / "containers.conf")
+        return run("podman", *places, *arguments, cwd=cwd, timeout=timeout, check=check, CONTAINERS_CONF=config)
+
+    yield podman
+    podman("rm", "--all", "--force", "--time=0")
+    subprocess.run(["umount", folder / "root" / "overlay"], check=False, capture_output=True)
+    shutil.rmtree(folder / "root")
+
+
+@pytest.fixture(scope="module")
+def base(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Version of Python of a stand-in for the official image: no registry is asked, it is Debian with its Python."""
+    archive = tmp_path_factory.mktemp("base") / "base.tar"
+    release = re.search(r"VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text())
+    assert release is not None
+    certificates = "/etc/ssl/certs/ca-certificates.crt"  # this machine's, since the build asks the network as it does
+    command = [
+        *("mmdebstrap", "--quiet", "--variant=apt", "--include=python3-pip,python-is-python3,ca-certificates"),
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")),
+        '--customize-hook=rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
+        f"--customize-hook=copy-in {certificates} {Path(certificates).parent}",
+        *(release[1], str(archive)),
+    ]
+    run(*command, cwd=archive.parent, timeout=300)
+    podman("import", "--quiet", "--change", f"ENV SSL_CERT_FILE={certificates}", str(archive), "base")
+    archive.unlink()
+    ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+    version = podman("run", "--rm", "base", "python", "-c", ask).stdout.strip()
+    podman("tag", "base", f"python:{version}-slim")
+    return version
+
+
+@pytest.fixture(scope="module")
+def built(project: Path, podman: Podman, base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of the image of a baked project, built with a lock file, and before that, in vain, without one."""
+    answers = {"python_version": base}
+    folder = tmp_path_factory.mktemp("image")
+    baked = Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder), extra_context=answers))
+    # Its answers but for one are those of the installed project, whose lock file fits.
+    assert (baked / "pyproject.toml").read_text() == (project / "pyproject.toml").read_text()
+    (baked / ".env").write_text("SECRET=1\n")
+    (baked / "app" / "main.py").chmod(0o600)
+    build = ["build", "--isolation=chroot", "--format=docker", "--network=host", "--pull=never", "--tag=built", "."]
+    refused = podman(*build, cwd=baked, timeout=300, check=False)
+    assert refused.returncode != 0
+    assert "uv.lock is missing: run 'make install' and commit uv.lock" in refused.stderr
+    shutil.copy2(project / "uv.lock", baked)
+    podman(*build, cwd=baked, timeout=300)
+    return "built"
+
+
+@pytest.mark.slow
+@containers
+def test_the_image_holds_what_the_service_needs_and_no_more(podman: Podman, built: str) -> None:
+    def lines(*command: str) -> list[str]:
+        return podman("run", "--rm", "--network=none", built, *command).stdout.split()
+
+    assert set(lines("ls", "-A", "/srv")) == {".venv", "app", "migrations", "pyproject.toml"}
+    assert lines("sh", "-c", "command -v uv gcc cc make git || true") == []
+    installed = lines("sh", "-c", "cd .venv/lib/python*/site-packages && ls -d *.dist-info")
+    assert any(name.startswith("fastapi-") for name in installed)
+    assert not [name for name in installed if name.startswith(("pytest", "ruff", "mypy", "pixeltable"))]
+    assert lines("sh", "-c", "find /srv -type f ! -perm -a=r") == []
+    assert lines("sh", "-c", "ls app/__pycache__ migrations/__pycache__")
+
+
+@pytest.mark.slow
+@containers
+def test_the_image_migrates_serves_and_ends_in_good_order_on_a_read_only_file_system(
+    podman: Podman, built: str, database: str
+) -> None:
+    port = free_port()
+    restricted = [
+        *("--network=host", "--read-only", "--read-only-tmpfs=false", "--cap-drop=all"),
+        *("--security-opt=no-new-privileges", f"--env=DATABASE_URL={database}", f"--env=UVICORN_PORT={port}"),
+    ]
+    unmigrated = podman("run", "--rm", *restricted, built, check=False)
+    assert unmigrated.returncode == 3
+    assert "alembic upgrade head" in unmigrated.stderr
+    podman("run", "--rm", *restricted, built, "alembic", "upgrade", "head")
+    podman("run", "--detach", "--name=service", *restricted, built)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 30
+    while True:
+        try:
+            assert httpx2.get(f"{url}/health/ready").status_code == 200
+            break
+        except httpx2.TransportError:
+            assert time.monotonic() < deadline, podman("logs", "service").stderr
+            time.sleep(0.1)
+    assert httpx2.post(f"{url}/users", json={"email": "ada@example.com", "name": "Ada"}).status_code == 201
+
+    status = podman("exec", "service", "cat", "/proc/1/status").stdout
+    assert "NoNewPrivs:\t1" in status
+    assert re.search(r"^Uid:\t10001\t10001\t10001\t10001$", status, re.MULTILINE)
+    assert re.search(r"^CapBnd:\t0+$", status, re.MULTILINE)
+    assert podman("exec", "service", "touch", "/tmp/x", check=False).returncode != 0  # noqa: S108
+    check = json.loads(podman("inspect", "service").stdout)[0]["Config"]["Healthcheck"]["Test"]
+    assert check[0] == "CMD"
+    for at, healthy in ((port, True), (free_port(), False)):
+        command = [argument.replace("8000", str(at)) for argument in check[1:]]
+        assert (podman("exec", "service", *command, check=False).returncode == 0) is healthy
+    podman("exec", "service", "python", "-m", "app.scripts.cleanup", "--older-than-days", "0")
+
+    began = time.monotonic()
+    podman("stop", "--time=40", "service")
+    assert time.monotonic() - began < 10
+    ended = json.loads(podman("inspect", "service").stdout)[0]["State"]
+    assert ended["ExitCode"] == 0
+    logs = podman("logs", "service").stderr
+    assert "Application shutdown complete." in logs
+    assert "Traceback" not in logs
