@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
 from dev.databases import environment_without_settings
 
-__all__ = ["PROJECT", "environment", "run"]
+__all__ = ["PROJECT", "environment", "newest_revision", "run"]
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -22,6 +25,11 @@ def environment(database_url: str = "", **env: str) -> dict[str, str]:
         "DATABASE_PROBE_PAUSE": "0",
         **env,
     }
+
+
+def newest_revision() -> str | None:
+    """Return the revision that `alembic upgrade head` leads to."""
+    return ScriptDirectory.from_config(Config(toml_file=PROJECT / "pyproject.toml")).get_current_head()
 
 
 def run(*command: str, database_url: str = "", **env: str) -> subprocess.CompletedProcess[str]:

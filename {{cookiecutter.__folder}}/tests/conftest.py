@@ -4,6 +4,7 @@ The server is an embedded one, started for the run, or the one that TEST_DATABAS
 are never looked at: no test can touch the data of a running service.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,7 @@ from app.database.engine import create_database_engine
 from app.database.session import create_async_session
 from app.main import create_app
 from dev.databases import scratch_database, scratch_server
+from tests import example
 from tests.commands import run
 
 _SERVER, _TEMPLATE = "TESTS_SERVER", "TESTS_TEMPLATE"
@@ -34,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     server = _resources.enter_context(scratch_server())
     template = _resources.enter_context(scratch_database(server))
     run("alembic", "upgrade", "head", database_url=template).check_returncode()
+    asyncio.run(example.create_tables(template))
     os.environ |= {_SERVER: server, _TEMPLATE: template}  # the workers inherit them
 
 
@@ -109,8 +112,10 @@ async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    """The service, on the test's database. A test may add routes to it."""
-    return create_app(settings)
+    """The service, on the test's database, with the routes of `tests.example`. A test may add more."""
+    app = create_app(settings)
+    app.include_router(example.router)
+    return app
 
 
 @pytest.fixture

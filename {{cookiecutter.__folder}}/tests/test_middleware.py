@@ -16,7 +16,7 @@ from starlette.testclient import WebSocketDenialResponse
 from app.dependencies import DbSession
 
 
-@pytest.mark.parametrize("path", ["/users", "/nowhere", "/users?limit=0", "/fail"])
+@pytest.mark.parametrize("path", ["/things", "/nowhere", "/things?limit=0", "/fail"])
 async def test_every_response_carries_the_clients_request_id(
     app: FastAPI, client: httpx2.AsyncClient, path: str
 ) -> None:
@@ -35,7 +35,7 @@ async def test_every_response_carries_the_clients_request_id(
 
 @pytest.mark.parametrize("given", ["", "two words", "x" * 129, "a;b", "é"])
 async def test_a_request_id_that_is_not_sane_is_replaced(client: httpx2.AsyncClient, given: str) -> None:
-    response = await client.get("/users", headers=[(b"X-Request-ID", given.encode())])
+    response = await client.get("/things", headers=[(b"X-Request-ID", given.encode())])
     assert response.headers["X-Request-ID"] not in ("", given)
 
 
@@ -92,7 +92,7 @@ async def test_a_body_over_the_limit_is_413(client: httpx2.AsyncClient, chunked:
             yield b" " * 1_000_000
 
     content = chunks() if chunked else b" " * 11_000_000
-    response = await client.post("/users", content=content, headers={"Content-Type": "application/json"})
+    response = await client.post("/things", content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == 413
     assert response.headers["Content-Type"] == "application/problem+json"
 
@@ -112,13 +112,13 @@ async def test_a_body_over_the_limit_is_413(client: httpx2.AsyncClient, chunked:
 async def test_a_body_that_cannot_be_read_is_a_problem_of_the_client(
     client: httpx2.AsyncClient, body: bytes, content_type: str, status: int
 ) -> None:
-    response = await client.post("/users", content=body, headers={"Content-Type": content_type})
+    response = await client.post("/things", content=body, headers={"Content-Type": content_type})
     assert response.status_code == status
     assert response.headers["Content-Type"] == "application/problem+json"
 
 
 async def test_a_method_that_an_address_does_not_know_is_405(client: httpx2.AsyncClient) -> None:
-    response = await client.put("/users")
+    response = await client.put("/things")
     assert response.status_code == 405
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.headers["Allow"]
@@ -142,7 +142,7 @@ async def test_the_log_holds_no_row_that_failed(log: io.StringIO, app: FastAPI, 
 
     @app.post("/fail")
     async def fail(session: DbSession) -> None:
-        await session.execute(text("INSERT INTO users (email, name) VALUES ('hunter2', 'hunter2')"))
+        await session.execute(text("INSERT INTO things (email, name) VALUES ('hunter2', 'hunter2')"))
 
     assert (await client.post("/fail")).status_code == 500
     assert "NotNullViolation" in log.getvalue()

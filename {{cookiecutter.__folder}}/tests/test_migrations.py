@@ -14,7 +14,7 @@ import pytest
 
 import app.main  # noqa: F401  # brings all models
 from app.database.base import Base
-from tests.commands import PROJECT, environment
+from tests.commands import PROJECT, environment, newest_revision
 
 TABLES = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information)' ORDER BY 1"
 
@@ -146,7 +146,7 @@ def test_a_migration_gives_up_on_a_lock_that_somebody_holds(database_url: str, a
     async def downgrade_while_read() -> None:
         connection = await asyncpg.connect(database_url)
         async with connection.transaction():
-            await connection.execute("SELECT FROM users")
+            await connection.execute("LOCK TABLE alembic_version IN EXCLUSIVE MODE")
             with pytest.raises(SystemExit) as raised:
                 await asyncio.to_thread(alembic_command, "downgrade", "base", DATABASE_URL=database_url)
             assert raised.value.code == 1
@@ -157,7 +157,10 @@ def test_a_migration_gives_up_on_a_lock_that_somebody_holds(database_url: str, a
 
 @pytest.mark.parametrize(
     ("statement", "is_run"),
-    [("CREATE INDEX CONCURRENTLY by_name ON users (name)", False), ("CREATE INDEX by_name ON mine.users (name)", True)],
+    [
+        ("CREATE INDEX CONCURRENTLY by_name ON users (name)", False),
+        ("CREATE INDEX by_name ON mine.alembic_version (version_num)", True),
+    ],
 )
 def test_sql_in_an_autocommit_block_must_name_the_schema_of_ones_own(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, statement: str, is_run: bool
@@ -167,7 +170,7 @@ def test_sql_in_an_autocommit_block_must_name_the_schema_of_ones_own(
     shutil.copytree(PROJECT / "migrations", tmp_path / "migrations")
     shutil.copy(PROJECT / "pyproject.toml", tmp_path)
     (tmp_path / "migrations" / "versions" / "by_name.py").write_text(
-        "from alembic import op\nrevision = 'by_name'\ndown_revision = '4b7d0c9f2a11'\n\ndef upgrade():\n"
+        f"from alembic import op\nrevision = 'by_name'\ndown_revision = {newest_revision()!r}\n\ndef upgrade():\n"
         f"    with op.get_context().autocommit_block():\n        op.execute({statement!r})\n"
     )
     monkeypatch.setenv("DATABASE_URL", empty_database_url)

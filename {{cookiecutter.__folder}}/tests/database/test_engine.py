@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.engine import create_database_engine
 from app.database.failures import DatabaseUnavailable, is_unavailable, sqlstate
-from app.users.models import User
+from tests.example import Thing
 
 
 @pytest.fixture
@@ -96,15 +96,15 @@ async def test_a_schema_holds_whatever_the_connection_looked_at_before(database_
     async with engine.begin() as connection:
         for schema in ("mine", "theirs"):
             await connection.execute(text(f"CREATE SCHEMA {schema}"))
-            await connection.execute(text(f"CREATE TABLE {schema}.users (LIKE public.users INCLUDING ALL)"))
+            await connection.execute(text(f"CREATE TABLE {schema}.things (LIKE public.things INCLUDING ALL)"))
     async with AsyncSession(engine) as session:
         await session.execute(text("SET search_path TO theirs"))
         await session.commit()
-        session.add(User(email="ada@example.com", name="Ada"))
+        session.add(Thing(email="ada@example.com", name="Ada"))
         await session.commit()
-        assert (await session.scalars(select(User.name))).all() == ["Ada"]
-        assert await session.scalar(text("SELECT count(*) FROM mine.users")) == 1
-        assert await session.scalar(text("SELECT count(*) FROM theirs.users")) == 0
+        assert (await session.scalars(select(Thing.name))).all() == ["Ada"]
+        assert await session.scalar(text("SELECT count(*) FROM mine.things")) == 1
+        assert await session.scalar(text("SELECT count(*) FROM theirs.things")) == 0
     await engine.dispose()
 
 
@@ -118,7 +118,7 @@ async def test_a_schema_costs_no_round_trip(database_url: str) -> None:
             assert driver is not None
             queries = sent.setdefault(schema, [])
             driver.add_query_logger(lambda record, queries=queries: queries.append(record.query))
-            await session.scalars(select(User.name))
+            await session.scalars(select(Thing.name))
             await session.commit()
         await engine.dispose()
     assert [query.replace("public.", "") for query in sent["public"]] == sent[""]

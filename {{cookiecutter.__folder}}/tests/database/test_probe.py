@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from app.database.engine import create_database_engine
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import Schema, check_revision, compare_schema
-from tests.commands import PROJECT
+from tests.commands import PROJECT, newest_revision
 
 GONE = "postgresql://127.0.0.1:1/orders"
 
@@ -91,7 +91,7 @@ async def test_a_schema_that_is_ahead_is_served_with_a_warning(session: AsyncSes
     await session.commit()
     listener = _Listener()
     await check_revision(engine, listener)
-    assert listener.lines == ["the schema is ahead of this code (has from_the_future, needs 4b7d0c9f2a11)"]
+    assert listener.lines == [f"the schema is ahead of this code (has from_the_future, needs {newest_revision()})"]
 
 
 async def test_a_schema_that_has_diverged_is_refused(session: AsyncSession, engine: AsyncEngine) -> None:
@@ -108,8 +108,9 @@ async def test_two_branches_that_a_merge_will_join_are_behind_and_not_diverged(
     versions = tmp_path / "migrations" / "versions"
     shutil.copytree(PROJECT / "migrations", tmp_path / "migrations")
     shutil.copy(PROJECT / "pyproject.toml", tmp_path)
-    for revision, down in (("aaaa", "'4b7d0c9f2a11'"), ("bbbb", "'4b7d0c9f2a11'"), ("cccc", "('aaaa', 'bbbb')")):
-        (versions / f"{revision}.py").write_text(f"revision = {revision!r}\ndown_revision = {down}\n")
+    newest = newest_revision()
+    for revision, down in (("aaaa", newest), ("bbbb", newest), ("cccc", ("aaaa", "bbbb"))):
+        (versions / f"{revision}.py").write_text(f"revision = {revision!r}\ndown_revision = {down!r}\n")
     monkeypatch.setattr("app.database.revision.PROJECT_FILE", tmp_path / "pyproject.toml")
     await session.execute(text("DELETE FROM alembic_version"))
     await session.execute(text("INSERT INTO alembic_version VALUES ('aaaa'), ('bbbb')"))

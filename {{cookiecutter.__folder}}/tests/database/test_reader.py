@@ -13,39 +13,39 @@ from app.config import Settings
 from app.database.reader import Reader, ReaderCannotWriteError
 from app.dependencies import DbReader, DbSession
 from app.startup import open_database
-from app.users.models import User
+from tests.example import Thing
 
-USERS = select(User.email, User.name).order_by(User.email)
+THINGS = select(Thing.email, Thing.name).order_by(Thing.email)
 WRITES = {
-    "insert": insert(User).values(email="eve@example.com", name="Eve"),
-    "update": update(User).values(name="Eve").returning(User.id),
-    "delete": delete(User).returning(User.id),
+    "insert": insert(Thing).values(email="eve@example.com", name="Eve"),
+    "update": update(Thing).values(name="Eve").returning(Thing.id),
+    "delete": delete(Thing).returning(Thing.id),
     "insert inside a select": select(
-        insert(User).values(email="eve@example.com", name="Eve").returning(User.id).cte("made").c.id
+        insert(Thing).values(email="eve@example.com", name="Eve").returning(Thing.id).cte("made").c.id
     ),
-    "delete beside a select": select(User.id).add_cte(delete(User).cte("gone")),
-    "text": text("DELETE FROM users"),
-    "text that looks like a select": text("DELETE FROM users RETURNING id").columns(User.id),
-    "a lock": select(User.id).with_for_update(),
+    "delete beside a select": select(Thing.id).add_cte(delete(Thing).cte("gone")),
+    "text": text("DELETE FROM things"),
+    "text that looks like a select": text("DELETE FROM things RETURNING id").columns(Thing.id),
+    "a lock": select(Thing.id).with_for_update(),
 }
 
 
 @pytest.fixture
 async def reader(engine: AsyncEngine, session: AsyncSession) -> Reader:
-    """A reader of two users."""
-    session.add_all([User(email="ada@example.com", name="Ada"), User(email="bob@example.com", name="Bob")])
+    """A reader of two things."""
+    session.add_all([Thing(email="ada@example.com", name="Ada"), Thing(email="bob@example.com", name="Bob")])
     await session.commit()
     return Reader(engine)
 
 
 async def test_a_reader_returns_rows(reader: Reader) -> None:
-    by_name = USERS.where(User.name == bindparam("name"))
-    assert await reader.all(USERS) == [("ada@example.com", "Ada"), ("bob@example.com", "Bob")]
+    by_name = THINGS.where(Thing.name == bindparam("name"))
+    assert await reader.all(THINGS) == [("ada@example.com", "Ada"), ("bob@example.com", "Bob")]
     assert await reader.one_or_none(by_name, name="Bob") == ("bob@example.com", "Bob")
     assert await reader.one_or_none(by_name, name="Cy") is None
-    assert await reader.scalar(select(func.count()).select_from(User)) == 2
+    assert await reader.scalar(select(func.count()).select_from(Thing)) == 2
     with pytest.raises(MultipleResultsFound):
-        await reader.one_or_none(USERS)
+        await reader.one_or_none(THINGS)
 
 
 @pytest.mark.parametrize("kind", WRITES)
@@ -54,7 +54,7 @@ async def test_a_reader_that_is_asked_to_write_refuses(reader: Reader, kind: str
     for read in (reader.all, reader.one_or_none, reader.scalar):
         with pytest.raises(ReaderCannotWriteError, match="ask for a session"):
             await read(statement)
-    assert len(await reader.all(USERS)) == 2
+    assert len(await reader.all(THINGS)) == 2
 
 
 async def test_a_reader_begins_no_transaction(engine: AsyncEngine, reader: Reader) -> None:
@@ -64,10 +64,10 @@ async def test_a_reader_begins_no_transaction(engine: AsyncEngine, reader: Reade
         driver = (await connection.get_raw_connection()).driver_connection
         assert driver is not None
         driver.add_query_logger(lambda record: sent.append(record.query))
-        await connection.scalar(USERS)
+        await connection.scalar(THINGS)
     assert sent == ["BEGIN;", "ROLLBACK;"]
     sent.clear()
-    await reader.all(USERS)
+    await reader.all(THINGS)
     assert sent == []
 
 
@@ -81,31 +81,31 @@ async def test_a_connection_that_was_read_on_serves_a_session_as_before(settings
         with pytest.raises(RuntimeError, match="undone"):
             async with database.session() as session:
                 assert await session.scalar(level) == "serializable"
-                session.add(User(email="eve@example.com", name="Eve"))
+                session.add(Thing(email="eve@example.com", name="Eve"))
                 await session.flush()
                 raise RuntimeError("undone")
-        assert await database.reader.all(USERS) == []
+        assert await database.reader.all(THINGS) == []
 
 
 async def test_a_reader_reads_the_schema_of_the_service(settings: Settings, session: AsyncSession) -> None:
-    for statement in ("CREATE SCHEMA mine", "CREATE TABLE mine.users (LIKE users INCLUDING DEFAULTS)"):
+    for statement in ("CREATE SCHEMA mine", "CREATE TABLE mine.things (LIKE things INCLUDING DEFAULTS)"):
         await session.execute(text(statement))
     await session.execute(text("CREATE TABLE mine.alembic_version AS SELECT * FROM alembic_version"))
-    await session.execute(text("INSERT INTO mine.users (id, email, name) VALUES (gen_random_uuid(), 'm@x.org', 'M')"))
+    await session.execute(text("INSERT INTO mine.things (id, email, name) VALUES (gen_random_uuid(), 'm@x.org', 'M')"))
     await session.commit()
     mine = settings.model_copy(update={"database_schema": "mine"})
     async with open_database(mine) as database:
-        assert await database.reader.all(USERS) == [("m@x.org", "M")]
+        assert await database.reader.all(THINGS) == [("m@x.org", "M")]
 
 
 async def test_a_handler_sees_what_the_requests_before_it_stored(app: FastAPI, client: httpx2.AsyncClient) -> None:
     @app.post("/name/{name}")
     async def write(name: str, session: DbSession) -> None:
-        session.add(User(email=f"{name}@example.com", name=name))
+        session.add(Thing(email=f"{name}@example.com", name=name))
 
     @app.get("/names")
     async def read(reader: DbReader) -> list[str]:
-        return [name for _, name in await reader.all(USERS)]
+        return [name for _, name in await reader.all(THINGS)]
 
     for name in ("Ada", "Bob"):
         await client.post(f"/name/{name}")

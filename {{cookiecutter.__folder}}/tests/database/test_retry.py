@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database.failures import sqlstate
 from app.database.retry import run_transaction
 from app.database.session import DatabaseSessionDependency
-from app.users.models import User
+from tests.example import Thing
 
 
 @pytest.fixture
@@ -25,25 +25,25 @@ async def database(database_url: str) -> AsyncIterator[DatabaseSessionDependency
 
 async def test_what_is_returned_has_been_committed(database: DatabaseSessionDependency, session: AsyncSession) -> None:
     async def create(own: AsyncSession) -> str:
-        own.add(User(email="ada@example.com", name="Ada"))
+        own.add(Thing(email="ada@example.com", name="Ada"))
         return "created"
 
     assert await run_transaction(create, database=database) == "created"
-    assert (await session.scalars(select(User.name))).all() == ["Ada"]
+    assert (await session.scalars(select(Thing.name))).all() == ["Ada"]
 
 
 async def test_concurrent_changes_of_a_row_end_as_if_one_came_after_the_other(
     database: DatabaseSessionDependency, session: AsyncSession
 ) -> None:
-    session.add(User(email="ada@example.com", name="0"))
+    session.add(Thing(email="ada@example.com", name="0"))
     await session.commit()
 
     async def count_up(own: AsyncSession) -> None:
-        name = (await own.scalars(select(User.name))).one()
-        await own.execute(update(User).values(name=str(int(name) + 1)))
+        name = (await own.scalars(select(Thing.name))).one()
+        await own.execute(update(Thing).values(name=str(int(name) + 1)))
 
     await asyncio.gather(*(run_transaction(count_up, database=database, tries=50) for _ in range(8)))
-    assert (await session.scalars(select(User.name))).all() == ["8"]
+    assert (await session.scalars(select(Thing.name))).all() == ["8"]
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,15 @@ from app.database.session import (
 )
 from app.dependencies import DbSession
 from app.startup import open_database
-from app.users.models import User
+from tests.example import Thing
 
 
-def ada() -> User:
-    return User(email="ada@example.com", name="Ada")
+def ada() -> Thing:
+    return Thing(email="ada@example.com", name="Ada")
 
 
 async def count(session: AsyncSession) -> int:
-    return await session.scalar(select(func.count()).select_from(User)) or 0
+    return await session.scalar(select(func.count()).select_from(Thing)) or 0
 
 
 async def test_a_commit_that_fails_is_an_error_and_stores_nothing(
@@ -37,7 +37,7 @@ async def test_a_commit_that_fails_is_an_error_and_stores_nothing(
 ) -> None:
     """A constraint that is checked at COMMIT: the handler has returned by then, the response must not be out."""
     await session.execute(
-        text("CREATE TABLE pets (owner uuid REFERENCES users DEFERRABLE INITIALLY DEFERRED, name text)")
+        text("CREATE TABLE pets (owner uuid REFERENCES things DEFERRABLE INITIALLY DEFERRED, name text)")
     )
     await session.commit()
 
@@ -72,14 +72,14 @@ async def test_an_error_that_was_swallowed_is_no_success(
 
     @app.post("/swallow", status_code=201)
     async def swallow(session: DbSession) -> str:
-        await session.execute(text("INSERT INTO users (id, email, name) VALUES (gen_random_uuid(), 'a', 'a')"))
+        await session.execute(text("INSERT INTO things (id, email, name) VALUES (gen_random_uuid(), 'a', 'a')"))
         with suppress(DBAPIError):
             await session.execute(text("SELECT 1/0"))
         return "created"
 
     assert (await client.post("/swallow")).status_code == 500
     assert await count(session) == 0
-    assert (await client.get("/users")).status_code == 200  # the connection came back clean
+    assert (await client.get("/things")).status_code == 200  # the connection came back clean
 
 
 async def test_an_error_inside_a_savepoint_can_be_swallowed(
@@ -135,7 +135,7 @@ async def test_outside_of_a_request_a_block_is_a_transaction(settings: Settings,
         assert await count(session) == 1
         with pytest.raises(RuntimeError, match="stop"):
             async with database.session() as own:
-                await own.delete(await own.scalar(select(User)))
+                await own.delete(await own.scalar(select(Thing)))
                 await own.flush()
                 raise RuntimeError("stop")
         await session.rollback()
@@ -150,12 +150,12 @@ async def test_a_pool_that_is_opened_beside_the_services_leaves_it_alone(
 ) -> None:
     async with open_database(settings) as database, database.session() as own:
         assert await count(own) == 0
-    assert (await client.get("/users")).status_code == 200
+    assert (await client.get("/things")).status_code == 200
 
 
 @pytest.fixture
 async def unmanaged(database_url: str) -> AsyncIterator[DatabaseSessionDependency]:
-    """A provider whose sessions their users commit."""
+    """A provider whose sessions their owners commit."""
     provider = DatabaseSessionDependency()
     await provider.initialize(database_url, manage_transactions=False)
     yield provider
@@ -173,19 +173,19 @@ async def test_unmanaged_work_left_uncommitted_is_an_error(
         async with unmanaged.session() as own:
             match how:
                 case "pending":
-                    own.add(User(email="b@example.com", name="B"))
+                    own.add(Thing(email="b@example.com", name="B"))
                 case "flushed":
-                    own.add(User(email="b@example.com", name="B"))
+                    own.add(Thing(email="b@example.com", name="B"))
                     await own.flush()
                 case "sql":
-                    await own.execute(text("DELETE FROM users"))
+                    await own.execute(text("DELETE FROM things"))
                 case "changed":
-                    (await own.scalars(select(User))).one().name = "B"
+                    (await own.scalars(select(Thing))).one().name = "B"
                 case "failed":
-                    await own.execute(text("DELETE FROM users"))
+                    await own.execute(text("DELETE FROM things"))
                     with pytest.raises(DBAPIError):
                         await own.execute(text("SELECT 1/0"))
-    assert (await session.scalars(select(User.name))).all() == ["Ada"]
+    assert (await session.scalars(select(Thing.name))).all() == ["Ada"]
 
 
 async def test_unmanaged_reads_commits_and_rollbacks_are_fine(
@@ -196,7 +196,7 @@ async def test_unmanaged_reads_commits_and_rollbacks_are_fine(
         await own.commit()
         assert await count(own) == 1
     async with unmanaged.session() as own:
-        await own.execute(text("DELETE FROM users"))
+        await own.execute(text("DELETE FROM things"))
         await own.rollback()
     assert await count(session) == 1
 
@@ -247,10 +247,10 @@ class _Listener:
 async def test_create_async_session_probes_with_one_row_of_a_statement(
     session: AsyncSession, engine: AsyncEngine
 ) -> None:
-    session.add_all([ada(), User(email="b@example.com", name="B")])
+    session.add_all([ada(), Thing(email="b@example.com", name="B")])
     await session.commit()
     listener = _Listener()
-    own = await create_async_session(engine, listener, statement=select(User))
+    own = await create_async_session(engine, listener, statement=select(Thing))
     async with own.begin():  # no transaction was left begun by the probe
         assert await count(own) == 2
     await own.close()
@@ -267,7 +267,7 @@ async def test_create_async_session_asks_five_times_two_seconds_apart(monkeypatc
     listener = _Listener()
     engine = create_database_engine("postgresql://127.0.0.1:1/nowhere")
     with pytest.raises(Exception, match="cannot reach PostgreSQL at 127.0.0.1:1/nowhere"):
-        await create_async_session(engine, listener, statement=select(User))
+        await create_async_session(engine, listener, statement=select(Thing))
     assert pauses == [2, 2, 2, 2]
     assert len(listener.lines) == 4
     await engine.dispose()
@@ -276,8 +276,8 @@ async def test_create_async_session_asks_five_times_two_seconds_apart(monkeypatc
 async def test_create_async_session_does_not_wait_for_a_table_that_is_missing(empty_database_url: str) -> None:
     listener = _Listener()
     engine = create_database_engine(empty_database_url)
-    with pytest.raises(ProgrammingError, match="users"):
-        await create_async_session(engine, listener, statement=select(User))
+    with pytest.raises(ProgrammingError, match="things"):
+        await create_async_session(engine, listener, statement=select(Thing))
     assert listener.lines == []
     await engine.dispose()
 

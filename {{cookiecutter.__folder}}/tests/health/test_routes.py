@@ -43,8 +43,8 @@ def settings(settings: Settings) -> Settings:
 async def test_a_pool_that_is_busy_is_a_503_and_no_unready_service(client: httpx2.AsyncClient) -> None:
     async with db_session_dependency.session() as session:
         await session.execute(text("SELECT 1"))
-        response = await client.get("/users")
+        response = await client.get("/things")
         assert response.status_code == 503
         assert response.headers["Retry-After"]
         assert (await client.get("/health/ready")).status_code == 200
-    assert (await client.get("/users")).status_code == 200
+    assert (await client.get("/things")).status_code == 200

@@ -1,0 +1,192 @@
+"""Each guide, followed to the letter: its files written, its changes made, its commands typed; and no link is dead."""
+
+import re
+import shlex
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import asyncpg
+import pytest
+from commands import TEMPLATE, environment, free_port, run, serving
+from sql import execute, rows
+
+_BLOCK = re.compile(r"(?:^\*\*`([^`\n]+)`\*\*([^\n]*)\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_NOT_FILES = {"console", "mermaid", "sh", "sql", "text"}
+_VARIES = {
+    "<id>": re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"),
+    "<request id>": re.compile(r"\b[0-9a-f]{32}\b"),
+    "<time>": re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z"),
+}
+
+
+class Block(NamedTuple):
+    """A piece of code, with the file that the line above it names, and what that line says beside."""
+
+    path: str
+    note: str
+    language: str
+    code: str
+
+
+def blocks(guide: str) -> list[Block]:
+    """Return the code of a guide: files, changes of files, commands, pictures, and nothing else."""
+    text = (TEMPLATE / "docs" / "guides" / guide).read_text()
+    found = [Block(*(group or "" for group in match.groups())) for match in _BLOCK.finditer(text)]
+    assert len(found) * 2 == len(re.findall("^```", text, re.MULTILINE))
+    for block in found:
+        assert bool(block.path) != (block.language in _NOT_FILES), f"neither a file nor a command: {block}"
+    return found
+
+
+def follow(guide: str, project: Path, addresses: dict[str, str] | None = None, **env: str) -> None:
+    """Do what a guide says, from its first line to its last. ``make run`` serves until that."""
+    addresses = dict(addresses or {})
+    with ExitStack() as terminals:
+        for path, note, language, written in blocks(guide):
+            code = written
+            for name, here in addresses.items():
+                code = code.replace(name, here)
+            if path:
+                _write(project, path, note, language, code)
+            elif code == "make run\n":
+                port = free_port()
+                terminals.enter_context(serving(["make", "run", f"PORT={port}"], cwd=project, port=port, **env))
+                addresses["localhost:8000"] = f"localhost:{port}"
+            elif language == "sh":
+                _in_terminal(code, project, **env)
+            elif language == "console":
+                commands = [line.removeprefix("$ ") for line in code.splitlines() if line.startswith("$ ")]
+                script = "".join(f"echo {shlex.quote('$ ' + command)}\n{command}\necho\n" for command in commands)
+                assert _lasting(_in_terminal(script, project, **env)) == _lasting(code)
+            elif language == "sql":
+                _psql(code, project, **env)
+
+
+def _in_terminal(commands: str, project: Path, **env: str) -> str:
+    script = f'set -e\nexport PATH="$PWD/.venv/bin:$PATH"\n{commands}'
+    return run("sh", "-c", script, cwd=project, timeout=300, **env).stdout
+
+
+def _psql(statements: str, project: Path, **env: str) -> None:
+    answer = subprocess.run(
+        ["make", "-s", "psql"],
+        cwd=project,
+        env=environment(**env),
+        input=f"\\set ON_ERROR_STOP on\n{statements}",
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def _lasting(output: str) -> list[str]:
+    """Return the lines of an output, without what is another one each time."""
+    for name, pattern in _VARIES.items():
+        output = pattern.sub(name, output)
+    return [line for line in output.splitlines() if line]
+
+
+def _write(project: Path, path: str, note: str, language: str, code: str) -> None:
+    if "…" in path:  # made by a command of the guide, which shows what is in it
+        (made,) = project.glob(path.replace("…", "*"))
+        assert code in made.read_text(), made.read_text()
+        return
+    file = project / path
+    if language == "diff":
+        text = file.read_text()
+        for hunk in code.split("@@\n"):
+            lines = hunk.splitlines(keepends=True)
+            old = "".join(line[1:] or line for line in lines if line[0] != "+")
+            new = "".join(line[1:] or line for line in lines if line[0] != "-")
+            assert text.count(old) == 1, f"{path} has not one of this:\n{old}\n{text}"
+            text = text.replace(old, new)
+    elif note.startswith(", continued"):
+        text = f"{file.read_text()}\n\n{code}"
+    else:
+        assert not file.exists(), f"{path} is there already"
+        text = code
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+@pytest.fixture
+def fresh(project: Path, bake: Any) -> Path:
+    """A fresh bake with the programs of one that is installed."""
+    baked: Path = bake()
+    (baked / ".venv").symlink_to(project / ".venv")
+    (baked / "uv.lock").write_bytes((project / "uv.lock").read_bytes())  # the same answers: nothing to resolve
+    yield baked
+    run("make", "db-stop", cwd=baked)
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What mypy has read of the libraries, so that it reads them once."""
+    return {"MYPY_CACHE_DIR": str(tmp_path_factory.mktemp("mypy"))}
+
+
+@pytest.mark.slow
+def test_the_first_resource(fresh: Path, caches: dict[str, str]) -> None:
+    """It ends with `make check`, `make test`, and a request."""
+    follow("first-resource.md", fresh, **caches)
+
+
+@pytest.mark.slow
+def test_removing_the_example(fresh: Path, caches: dict[str, str]) -> None:
+    """It ends with `make check`, `make test`, and a service that is ready."""
+    follow("removing-the-example.md", fresh, **caches)
+    code = "".join(path.read_text() for folder in ("app", "migrations") for path in (fresh / folder).rglob("*.py"))
+    assert not re.search("app.users|uuid_utils|email_validator", code)
+
+
+@pytest.mark.slow
+def test_the_other_guides(fresh: Path, caches: dict[str, str], database: str) -> None:
+    """Their files are of one project, which passes `make check` with all of them."""
+    server, _, name = database.removeprefix("postgresql://postgres:").rpartition("/")
+    password, _, address = server.partition("@")
+    here = {"postgres.example:5432/shop": f"{address}/{name}"}
+    follow("several-services-in-one-database.md", fresh, here, DATABASE_URL=database)
+    as_billing = f"postgresql://billing:choose-another@{address}/{name}"
+    try:
+        assert rows(as_billing, "SELECT * FROM orders.active_users") == []
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            rows(as_billing, "SELECT * FROM orders.users")
+        found = rows(database, "SELECT schemaname FROM pg_tables WHERE tablename = 'alembic_version' ORDER BY 1")
+        assert found == [("billing",), ("orders",)]
+    finally:
+        execute(database, "DROP OWNED BY orders, billing CASCADE", "DROP ROLE orders, billing")
+
+    here = {"postgres@postgres.example:5432": f"postgres:{password}@{address}"}
+    for guide in ("transactions-and-retries.md", "testing.md", "background-jobs-and-scripts.md"):
+        follow(guide, fresh, here)
+    run("make", "check", cwd=fresh, **caches)
+
+
+_LINK = re.compile(r"""(?:\]\(|(?:href|src)=")([^)"\s]+)""")
+
+
+def dead_links(document: Path) -> list[str]:
+    """Return the relative links of a document that lead to no file, or to no heading of it."""
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    dead = []
+    for link in _LINK.findall(prose):
+        path, _, heading = link.partition("#")
+        target = document.parent / path if path else document
+        if ":" not in link and not (target.exists() and (not heading or heading in _headings(target))):
+            dead.append(f"{document.name}: {link}")
+    return dead
+
+
+def _headings(document: Path) -> list[str]:
+    """Return what a forge makes of the headings."""
+    titles = re.findall("^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+
+
+def test_no_relative_link_is_dead(bake: Any) -> None:
+    documents = [*TEMPLATE.glob("*.md"), *TEMPLATE.glob("docs/**/*.md"), *bake(deployment="kubernetes").glob("*.md")]
+    assert len(documents) > 10
+    assert [link for document in documents for link in dead_links(document)] == []
