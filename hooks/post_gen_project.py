@@ -10,6 +10,7 @@ DEPLOYMENT = "{{ cookiecutter.deployment }}"
 OPTIONAL = {
     ".github": CI == "github",
     ".gitlab-ci.yml": CI == "gitlab",
+    "renovate.json": CI == "gitlab",
     "Dockerfile": DEPLOYMENT != "none",
     ".dockerignore": DEPLOYMENT != "none",
     "compose.yaml": DEPLOYMENT != "none",

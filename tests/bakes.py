@@ -1,0 +1,75 @@
+"""Bakes the template in this process, by the two ways that answers take, and reads what was baked."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+from commands import TEMPLATE
+from cookiecutter.cli import main as cookiecutter_command
+from cookiecutter.main import cookiecutter
+from ruamel.yaml import YAML
+
+RAW = next(TEMPLATE.glob("{{*}}"))
+_ASKED = {
+    name: default
+    for name, default in json.loads((TEMPLATE / "cookiecutter.json").read_text()).items()
+    if not name.startswith("_")
+}
+OPTIONS: dict[str, list[str]] = {name: choices for name, choices in _ASKED.items() if isinstance(choices, list)}
+"""The questions that one answers by a choice, each with its choices."""
+BAREST = {"ci": "none", "deployment": "none", "license": "proprietary", "python_version": "3.11"}
+HARD_TEXTS = {
+    "project_name": 'Ünï "code" 🚀 \\n',
+    "project_slug": "x" * 50,
+    "description": "'''\"\"\" # [x] = {} \\ ${HOME} $(id) שלום " + "y" * 200,
+    "author_name": "O'Neil \\u0041 <&> 👩\u200d💻",
+}
+
+
+def bake(folder: str | Path, **answers: str) -> Path:
+    """Bake as a program does. An answer is data: no template, whatever is in it."""
+    literal = {name: answer if name in OPTIONS else _as_template(answer) for name, answer in answers.items()}
+    return Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder), extra_context=literal))
+
+
+def bake_at_the_prompts(folder: Path, **answers: str) -> bool:
+    """Bake as a person does: the ``cookiecutter`` command asks, and the answers are typed. Return whether it did."""
+    typed = "".join(f"{answers.get(name, '')}\n" for name in _ASKED)
+    return CliRunner().invoke(cookiecutter_command, [str(TEMPLATE), "-o", str(folder)], input=typed).exit_code == 0
+
+
+def files(project: Path) -> dict[str, Path]:
+    """Return all files of a project by their names in it."""
+    return {str(path.relative_to(project)): path for path in sorted(project.rglob("*")) if path.is_file()}
+
+
+def data(project: Path) -> dict[str, list[Any]]:
+    """Parse all that is TOML, YAML or JSON; a YAML file may have several documents."""
+    return {
+        name: _parse(path.suffix, path.read_text())
+        for name, path in files(project).items()
+        if path.suffix in {".toml", ".yml", ".yaml", ".json"}
+    }
+
+
+def python_of(project: Path) -> Mapping[str, bytes]:
+    """Return the Python of a project, byte for byte."""
+    return {name: path.read_bytes() for name, path in files(project).items() if path.suffix == ".py"}
+
+
+@cache
+def _parse(suffix: str, text: str) -> list[Any]:
+    if suffix == ".toml":
+        return [tomllib.loads(text)]
+    if suffix == ".json":
+        return [json.loads(text)]
+    return list(YAML(typ="safe", pure=True).load_all(text))  # it refuses a key that comes twice
+
+
+def _as_template(answer: str) -> str:
+    """Return the template that makes a text: cookiecutter takes what a program gives it for one."""
+    return '{{ "' + answer.encode("unicode_escape", "surrogatepass").decode().replace('"', '\\"') + '" }}'

@@ -1,0 +1,71 @@
+"""What the baked project depends on: named and reasoned, true from the lowest version that is allowed to the newest."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from bakes import BAREST, HARD_TEXTS, bake, data
+from commands import TEMPLATE, run
+from cookiecutter.exceptions import FailedHookException
+
+
+def dependencies(project: Path) -> dict[str, str]:
+    """Return the lower bound of each direct dependency, those for development too."""
+    declared = data(project)["pyproject.toml"][0]
+    listed = [*declared["project"]["dependencies"], *declared["dependency-groups"]["dev"]]
+    found = [re.fullmatch(r"([a-z0-9-]+)(?:\[[a-z]+\])?>=([0-9.]+)(?:;.*)?", line) for line in listed]
+    assert all(found), listed
+    return {match[1]: match[2] for match in found if match}
+
+
+def locked(project: Path) -> dict[str, str]:
+    """Return the version of each package of the lock file, but for the project's own."""
+    packages = tomllib.loads((project / "uv.lock").read_text())["package"]
+    return {package["name"]: package["version"] for package in packages if "registry" in package["source"]}
+
+
+def test_each_dependency_is_explained(tmp_path: Path) -> None:
+    text = (TEMPLATE / "docs" / "decisions.md").read_text()
+    explained = set(re.findall(r"[a-z0-9-]+", text.split("## Dependencies of the generated project")[1]))
+    assert set(dependencies(bake(tmp_path))) <= explained
+
+
+def test_no_project_can_have_the_name_of_what_it_depends_on(project: Path, tmp_path: Path) -> None:
+    """If only by way of another package: no set of versions would fit."""
+    names = {*locked(project), *dependencies(project)}
+    assert len(names) > 50
+    for name in sorted(names):
+        with pytest.raises(FailedHookException):
+            bake(tmp_path, project_slug=name)
+
+
+@pytest.mark.slow
+def test_the_lowest_versions_that_are_allowed_pass_all_checks_and_tests(tmp_path: Path) -> None:
+    """In the barest project, with hard texts. The newest versions do so in test_project."""
+    lowest = bake(tmp_path, **BAREST, **HARD_TEXTS)
+    done = run("make", "check", "test", cwd=lowest, timeout=600, UV_RESOLUTION="lowest-direct")
+    assert " passed" in done.stdout
+    versions = locked(lowest)
+    for name, bound in dependencies(lowest).items():
+        assert f"{versions[name]}.".startswith(f"{bound}."), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
+@pytest.mark.parametrize("python", ["3.11", "3.14"])
+def test_nothing_has_to_be_compiled(project: Path, resolution: str, python: str) -> None:
+    """On the oldest Python and on the newest."""
+    wheels = ["--only-binary", ":all:", "--python-version", python, "--resolution", resolution]
+    run(
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "pyproject.toml",
+        "--group",
+        "dev",
+        *wheels,
+        cwd=project,
+        UV_PYTHON_DOWNLOADS="never",
+    )

@@ -1,0 +1,208 @@
+"""Every combination of options bakes into a project whose files are whole; a few that cover all options run."""
+
+import itertools
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+from bakes import BAREST, HARD_TEXTS, OPTIONS, RAW, bake, data, files
+from commands import TEMPLATE, environment, run
+
+Bakes = list[tuple[dict[str, str], Path]]
+
+ALL = [dict(zip(OPTIONS, chosen, strict=True)) for chosen in itertools.product(*OPTIONS.values())]
+OPTIONAL = {
+    ".github/": lambda chosen: chosen["ci"] == "github",
+    ".gitlab-ci.yml": lambda chosen: chosen["ci"] == "gitlab",
+    "renovate.json": lambda chosen: chosen["ci"] == "gitlab",
+    "Dockerfile": lambda chosen: chosen["deployment"] != "none",
+    ".dockerignore": lambda chosen: chosen["deployment"] != "none",
+    "compose.yaml": lambda chosen: chosen["deployment"] != "none",
+    "deploy/": lambda chosen: chosen["deployment"] == "kubernetes",
+}
+LICENSES = {
+    "MIT": "MIT License",
+    "Apache-2.0": "Apache License",
+    "BSD-3-Clause": "BSD 3-Clause",
+    "proprietary": "All rights reserved",
+}
+DEFAULT = {name: choices[0] for name, choices in OPTIONS.items()}
+TO_CHECK = [
+    {"ci": "gitlab", "deployment": "kubernetes", "license": "Apache-2.0", "python_version": "3.14"},
+    {"ci": "gitlab", "deployment": "docker", "license": "BSD-3-Clause", "python_version": "3.12"},
+]
+
+
+def tool(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a program of the template's own venv."""
+    return run(str(Path(sys.executable).with_name(str(command[0]))), *map(str, command[1:]), cwd=TEMPLATE)
+
+
+def _bake(folder: Path, chosen: dict[str, str]) -> Path:
+    return bake(folder / "-".join(chosen.values()), **chosen)
+
+
+@pytest.fixture(scope="module")
+def bakes(tmp_path_factory: pytest.TempPathFactory) -> Bakes:
+    """All combinations, each with the project that was baked from it."""
+    folder = tmp_path_factory.mktemp("bakes")
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
+        return list(zip(ALL, workers.map(_bake, itertools.repeat(folder), ALL, chunksize=8), strict=True))
+
+
+def distinct(bakes: Bakes, name: str) -> list[Path]:
+    """Return a file of all bakes, each content once."""
+    found = {path.read_bytes(): path for _, project in bakes if (path := project / name).exists()}
+    assert found, name
+    return list(found.values())
+
+
+def test_an_option_adds_and_removes_whole_files(bakes: Bakes) -> None:
+    for chosen, project in bakes:
+        left_out = tuple(name for name, wanted in OPTIONAL.items() if not wanted(chosen))
+        assert set(files(project)) == {name for name in files(RAW) if not name.startswith(left_out)}, chosen
+        assert not [path for path in project.rglob("*") if path.is_dir() and not any(path.iterdir())], chosen
+    for name in OPTIONAL:
+        assert any(file.startswith(name) for file in files(RAW)), name
+
+
+def test_all_files_parse_and_no_jinja_is_left(bakes: Bakes) -> None:
+    for chosen, project in bakes:
+        parsed = data(project)
+        assert parsed["pyproject.toml"][0]["project"]["license"] == {"proprietary": "LicenseRef-Proprietary"}.get(
+            chosen["license"], chosen["license"]
+        )
+        assert LICENSES[chosen["license"]] in (project / "LICENSE").read_text()
+        for name, path in files(project).items():
+            assert not re.search(r"cookiecutter|\{%|(?<!\$)\{\{", path.read_text()), (chosen, name)
+
+
+def test_lint_and_format_hold_unfixed(bakes: Bakes) -> None:
+    """In all of them, with the rules of each project's own pyproject.toml, which is itself among the files checked."""
+    folder = str(Path(os.path.commonpath([project for _, project in bakes])))
+    tool("ruff", "check", "--no-cache", folder)
+    tool("ruff", "format", "--no-cache", "--check", folder)
+
+
+def test_what_runs_does_not_depend_on_the_options(bakes: Bakes) -> None:
+    """So the few whose tests are run speak for all: but for the licence's name, they read the same bytes."""
+    running = ("app/", "dev/", "migrations/", "tests/", "Makefile", "pyproject.toml")
+
+    def read(project: Path) -> dict[str, bytes]:
+        return {
+            name: re.sub(rb'\nlicense = ".*"\n', b"\n", path.read_bytes())
+            for name, path in files(project).items()
+            if name.startswith(running)
+        }
+
+    first = read(bakes[0][1])
+    assert len(first) > 50
+    for chosen, project in bakes:
+        assert read(project) == first, chosen
+
+
+def test_github_accepts_its_files(bakes: Bakes) -> None:
+    """Those of this repository too."""
+    workflows = [TEMPLATE / ".github/workflows/ci.yml", *distinct(bakes, ".github/workflows/ci.yml")]
+    updates = [TEMPLATE / ".github/dependabot.yml", *distinct(bakes, ".github/dependabot.yml")]
+    tool("actionlint", "-no-color", "-shellcheck=", "-pyflakes=", *workflows)
+    tool("zizmor", "--quiet", "--offline", "--persona", "pedantic", *workflows, *updates)
+    tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    tool("check-jsonschema", "--builtin-schema", "custom.github-workflows-require-timeout", *workflows)
+    tool("check-jsonschema", "--builtin-schema", "vendor.dependabot", *updates)
+
+
+def test_gitlab_accepts_its_file_and_renovate_the_other(bakes: Bakes) -> None:
+    gitlab = ["--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci"]
+    tool("check-jsonschema", *gitlab, *distinct(bakes, ".gitlab-ci.yml"))
+    tool("check-jsonschema", "--builtin-schema", "vendor.renovate", *distinct(bakes, "renovate.json"))
+
+
+def test_both_services_run_the_same_jobs(bakes: Bakes) -> None:
+    """On all Pythons, the chosen one first, and on all majors of PostgreSQL that are supported."""
+    majors = ["18", "17", "16", "15", "14"]
+    targets = set(re.findall(r"^([a-z-]+):", (RAW / "Makefile").read_text(), re.M))
+    for chosen, project in bakes:
+        if chosen["ci"] == "none":
+            continue
+        if chosen["ci"] == "github":
+            jobs = data(project)[".github/workflows/ci.yml"][0]["jobs"]
+            pythons = jobs["test"]["strategy"]["matrix"]["python"]
+            postgresqls = jobs["test-postgresql"]["strategy"]["matrix"]["postgresql"]
+            typed = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+        else:
+            jobs = {
+                name: job
+                for name, job in data(project)[".gitlab-ci.yml"][0].items()
+                if name not in {"workflow", "variables", "default"}
+            }
+            pythons = jobs["test"]["parallel"]["matrix"][0]["UV_PYTHON"]
+            postgresqls = jobs["test-postgresql"]["parallel"]["matrix"][0]["POSTGRESQL"]
+            typed = [line for job in jobs.values() for line in job["script"]]
+        image = ["build-image"] if chosen["deployment"] != "none" else []
+        assert list(jobs) == ["check", "test", "test-postgresql", *image, "audit"], chosen
+        assert pythons[0] == chosen["python_version"]
+        assert sorted(pythons) == sorted(OPTIONS["python_version"])
+        assert postgresqls == majors
+        made = [line.removeprefix("make ") for line in typed if line.startswith("make ")]
+        assert made == ["check", "test", "test", "audit"]
+        assert set(made) <= targets
+
+
+def test_the_template_pins_the_actions_that_it_hands_out(bakes: Bakes) -> None:
+    """Dependabot sees only this repository's own workflow: what it bumps there is to be bumped in the other one."""
+
+    def pins(path: Path) -> set[str]:
+        used = re.findall(r"uses: (\S+)@(\S+) # (v[\d.]+)$", path.read_text(), re.M)
+        assert len(used) == path.read_text().count("uses:")
+        assert all(re.fullmatch("[0-9a-f]{40}", commit) for _, commit, _ in used)
+        return {" ".join(pin) for pin in used}
+
+    ours = pins(TEMPLATE / ".github/workflows/ci.yml")
+    for path in distinct(bakes, ".github/workflows/ci.yml"):
+        assert pins(path) <= ours
+
+
+def test_a_commit_is_formatted_by_the_projects_own_tools(project: Path, tmp_path: Path) -> None:
+    new = bake(tmp_path)
+    (new / ".venv").symlink_to(project / ".venv")
+    programs = Path(sys.executable).parent
+    env = {"PATH": os.pathsep.join([str(programs), environment()["PATH"]]), "GIT_CONFIG_GLOBAL": os.devnull}
+    env |= {f"GIT_{who}_{what}": "a@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+    def git(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return run("git", *arguments, cwd=new, check=check, **env)
+
+    git("init", "--quiet", "--initial-branch=main")
+    run("pre-commit", "install", cwd=new, **env)
+    git("add", "--all")
+    git("commit", "--quiet", "--message=As baked")
+    about = new / "app" / "about.py"
+    clean = about.read_text()
+    about.write_text(clean.replace('"""\n', '"""\nimport os\n', 1) + "X = {  }\n")
+    git("add", "--all")
+    refused = git("commit", "--message=Untidy", check=False)
+    assert refused.returncode == 1
+    assert about.read_text() == clean + "X = {}\n"
+    git("add", "--all")
+    git("commit", "--quiet", "--message=Tidy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", TO_CHECK, ids=lambda chosen: "-".join(chosen.values()))
+def test_projects_of_other_options_pass_their_own_checks(project: Path, tmp_path: Path, chosen: dict[str, str]) -> None:
+    """They share one venv: what is installed depends on no option."""
+    new = bake(tmp_path, **chosen, **HARD_TEXTS)
+    (new / ".venv").symlink_to(project / ".venv")
+    run("make", "check", cwd=new)
+
+
+def test_each_choice_of_each_option_is_among_those_that_run() -> None:
+    """The default runs its checks and tests in test_project, the barest in test_dependencies."""
+    for option, choices in OPTIONS.items():
+        assert {chosen[option] for chosen in (DEFAULT, BAREST, *TO_CHECK)} == set(choices)
