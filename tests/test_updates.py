@@ -19,7 +19,7 @@ BEGIN, UPDATE, RECORD, LINK, ANSWER = re.findall(
 """The steps of the guide, as they stand there."""
 
 NOTES = "### To do when you update"
-CI_FILES = [".github", ".gitlab-ci.yml"]
+CI_FILES = [".github", ".gitlab-ci.yml", "renovate.json"]
 
 
 class Team(NamedTuple):
