@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import sys
-from functools import partial
+from functools import cache, partial
 from typing import TextIO
 
 import structlog
@@ -60,7 +60,7 @@ def configure_logging(settings: Settings) -> None:
     structlog.configure(
         processors=[*first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
-        logger_factory=partial(_NamedLogger, sys.stderr),
+        logger_factory=cache(partial(_NamedLogger, sys.stderr)),
         # A test that configures anew must reach loggers that modules already hold.
         cache_logger_on_first_use=False,
     )

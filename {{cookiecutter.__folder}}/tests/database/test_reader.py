@@ -1,5 +1,6 @@
 """A reader reads without a transaction, and never writes."""
 
+import asyncio
 from typing import Any
 
 import httpx2
@@ -69,6 +70,19 @@ async def test_a_reader_begins_no_transaction(engine: AsyncEngine, reader: Reade
     sent.clear()
     await reader.all(THINGS)
     assert sent == []
+
+
+async def test_a_read_that_is_given_up_gives_its_connection_back(settings: Settings, engine: AsyncEngine) -> None:
+    one = settings.model_copy(update={"database_pool_size": 1, "database_pool_timeout": 1})
+    asleep = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ 'pg_sleep'")
+    async with open_database(one) as database, engine.connect() as other:
+        given_up = asyncio.create_task(database.reader.all(select(func.pg_sleep(60))))
+        while not await other.scalar(asleep) > 1:  # this question is one of them
+            await other.rollback()
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        assert await database.reader.scalar(select(1)) == 1
 
 
 async def test_a_connection_that_was_read_on_serves_a_session_as_before(settings: Settings) -> None:
