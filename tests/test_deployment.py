@@ -1,4 +1,4 @@
-"""The files of a deployment: what they must hold, and the image built and run for real."""
+"""The files of a deployment: what they must hold, and the README's commands for them."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from commands import TEMPLATE, environment, run
 from cookiecutter.main import cookiecutter
 from ruamel.yaml import YAML
 from services import program
+from sql import execute
 
 SLUG = "order-service"
 OLDEST_KUBERNETES = "1.30"  # the guide promises it; before that there is no preStop sleep
@@ -264,7 +266,14 @@ def test_every_probe_asks_a_route_that_exists(project: Path, deployed: Path, man
     assert written <= set(routes)
 
 
-# --- secrets, and the guide ---
+# --- secrets, and the README ---
+
+
+def readme_blocks(project: Path, language: str) -> list[str]:
+    """Return the code of the README's part on deploying."""
+    part = (project / "README.md").read_text().split("## Running it elsewhere\n")[1]
+    blocks = re.findall(rf"^( *)```{language}\n(.*?)^ *```", part, re.DOTALL | re.MULTILINE)
+    return [dedent(block) for _, block in blocks]
 
 
 def test_no_file_holds_a_secret(deployed: Path, manifests: dict[str, Any]) -> None:
@@ -283,20 +292,18 @@ def test_no_file_holds_a_secret(deployed: Path, manifests: dict[str, Any]) -> No
             assert "://" not in value or urlsplit(value).password is None
 
 
-@pytest.mark.parametrize("source", ["guide", "README"])
-def test_the_commands_of_the_guide_work_on_a_baked_project(
-    bake: Any, tmp_path: Path, manifests: dict[str, Any], source: str
+def test_the_commands_of_the_readme_work_on_a_baked_project(
+    bake: Any, tmp_path: Path, manifests: dict[str, Any]
 ) -> None:
     """With stand-ins for docker and kubectl, which only write down what they are told."""
     project = bake(project_slug=SLUG, deployment="kubernetes")
     log = tmp_path / "log"
-    for name in ("docker", "kubectl"):
+    for name in ("curl", "docker", "kubectl"):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {shlex.quote(str(log))}\n')
         (tmp_path / "bin" / name).chmod(0o755)
     path = f"{tmp_path / 'bin'}{os.pathsep}{environment()['PATH']}"
-    text = GUIDE.read_text() if source == "guide" else (project / "README.md").read_text().split("## Running it")[1]
-    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+    for block in readme_blocks(project, "sh"):
         run("sh", "-euc", block, cwd=project, PATH=path, DATABASE_PASSWORD="pw")  # noqa: S106
 
     told = log.read_text().splitlines()
@@ -307,6 +314,10 @@ def test_the_commands_of_the_guide_work_on_a_baked_project(
             assert name == manifests[kind.title()]["metadata"]["name"], line
         for service in re.findall(r"(?:run --rm|exec -T) (\w+)", line):
             assert service in load(project / "compose.yaml")[0]["services"], line
+    address = urlsplit(next(line for line in told if line.startswith("curl")).split()[-1])
+    assert address.path == "/health/ready"
+    ports = load(project / "compose.yaml")[0]["services"]["app"]["ports"]
+    assert [port.replace("${PORT:-8000}", "8000").rpartition(":")[0] for port in ports] == [address.netloc]
     assert f"kubectl create secret generic {SLUG} --from-literal=DATABASE_PASSWORD=pw" in told
     order = [
         *("kubectl delete job", "kubectl apply -f deploy/migrate.yaml", "kubectl wait job/"),
@@ -323,3 +334,19 @@ def test_the_commands_of_the_guide_work_on_a_baked_project(
         assert set(re.findall(r"image: (.*)", file.read_text())) <= {pushed}
     postgres = json.loads(compose(project, "config", "--format", "json").stdout)["services"]["postgres"]
     assert len(postgres["environment"]["POSTGRES_PASSWORD"]) == 64
+    saved = next(line for line in told if "pg_dump" in line).split()
+    assert saved[-1] == saved[-3].partition("=")[2] == postgres["environment"]["POSTGRES_USER"]
+
+
+def test_the_role_of_the_readme_may_migrate_and_work(
+    deployed: Path, project: Path, database: str, manifests: dict[str, Any]
+) -> None:
+    """And it is the role, and the database, that the manifests name."""
+    (block,) = readme_blocks(deployed, "sql")
+    for statement in re.findall(r"[^;\n][^;]*;", block):
+        execute(database, statement)  # one at a time: a database is not made in a transaction
+    told, server = urlsplit(manifests["ConfigMap"]["data"]["DATABASE_URL"]), urlsplit(database)
+    netloc = f"{told.username}@{server.netloc.rpartition('@')[2]}"
+    url = server._replace(netloc=netloc, path=told.path).geturl()
+    for command in (["alembic", "upgrade", "head"], ["python", "-m", "app.scripts.cleanup"]):
+        run(program(project, command[0]), *command[1:], cwd=project, DATABASE_URL=url, DATABASE_PASSWORD="choose-one")  # noqa: S106
