@@ -295,10 +295,10 @@ def test_no_file_holds_a_secret(deployed: Path, manifests: dict[str, Any]) -> No
 def test_the_commands_of_the_readme_work_on_a_baked_project(
     bake: Any, tmp_path: Path, manifests: dict[str, Any]
 ) -> None:
-    """With stand-ins for docker and kubectl, which only write down what they are told."""
+    """With stand-ins for docker and the others, which only write down what they are told."""
     project = bake(project_slug=SLUG, deployment="kubernetes")
     log = tmp_path / "log"
-    for name in ("curl", "docker", "kubectl"):
+    for name in ("curl", "docker", "kubectl", "make"):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {shlex.quote(str(log))}\n')
         (tmp_path / "bin" / name).chmod(0o755)
@@ -334,19 +334,24 @@ def test_the_commands_of_the_readme_work_on_a_baked_project(
         assert set(re.findall(r"image: (.*)", file.read_text())) <= {pushed}
     postgres = json.loads(compose(project, "config", "--format", "json").stdout)["services"]["postgres"]
     assert len(postgres["environment"]["POSTGRES_PASSWORD"]) == 64
-    saved = next(line for line in told if "pg_dump" in line).split()
-    assert saved[-1] == saved[-3].partition("=")[2] == postgres["environment"]["POSTGRES_USER"]
+    for line in told:
+        for name in re.findall(r"pg_dump .* (\w+)$|--(?:username|dbname)=(\w+)", line):
+            assert "".join(name) == postgres["environment"]["POSTGRES_USER"], line
 
 
 def test_the_role_of_the_readme_may_migrate_and_work(
     deployed: Path, project: Path, database: str, manifests: dict[str, Any]
 ) -> None:
-    """And it is the role, and the database, that the manifests name."""
+    """And it is the role, and the database, that the manifests name. The administrator here is no superuser."""
+    server, told = urlsplit(database), urlsplit(manifests["ConfigMap"]["data"]["DATABASE_URL"])
+
+    def url(role: str | None, password: str, path: str) -> str:
+        return server._replace(netloc=f"{role}:{password}@{server.netloc.rpartition('@')[2]}", path=path).geturl()
+
+    execute(database, "CREATE ROLE administrator LOGIN CREATEROLE CREATEDB PASSWORD 'pw'")
     (block,) = readme_blocks(deployed, "sql")
-    for statement in re.findall(r"[^;\n][^;]*;", block):
-        execute(database, statement)  # one at a time: a database is not made in a transaction
-    told, server = urlsplit(manifests["ConfigMap"]["data"]["DATABASE_URL"]), urlsplit(database)
-    netloc = f"{told.username}@{server.netloc.rpartition('@')[2]}"
-    url = server._replace(netloc=netloc, path=told.path).geturl()
+    for statement in re.findall(r"[^;\n][^;]*;", block):  # one at a time: a database is not made in a transaction
+        execute(url("administrator", "pw", server.path), statement)
     for command in (["alembic", "upgrade", "head"], ["python", "-m", "app.scripts.cleanup"]):
-        run(program(project, command[0]), *command[1:], cwd=project, DATABASE_URL=url, DATABASE_PASSWORD="choose-one")  # noqa: S106
+        address = url(told.username, "choose-one", told.path)
+        run(program(project, command[0]), *command[1:], cwd=project, DATABASE_URL=address)
