@@ -139,7 +139,7 @@ def test_removing_the_example(fresh: Path, caches: dict[str, str]) -> None:
     """It ends with `make check`, `make test`, and a service that is ready."""
     follow("removing-the-example.md", fresh, **caches)
     code = "".join(path.read_text() for folder in ("app", "migrations") for path in (fresh / folder).rglob("*.py"))
-    assert not re.search("app.users|uuid_utils|email_validator", code)
+    assert not re.search("app.users|email_validator", code)
 
 
 @pytest.mark.slow

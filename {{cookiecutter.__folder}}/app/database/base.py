@@ -1,9 +1,16 @@
-"""Declarative base of all models; models know this module of ``database`` and no other."""
+"""What all models are made of: their base, and their ids. Models know this module of ``database`` and no other."""
+
+import sys
 
 from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase
 
-__all__ = ["Base"]
+if sys.version_info >= (3, 14):
+    from uuid import uuid7
+else:
+    from uuid_utils.compat import uuid7
+
+__all__ = ["Base", "uuid7"]
 
 
 class Base(DeclarativeBase):

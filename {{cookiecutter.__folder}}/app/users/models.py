@@ -1,18 +1,12 @@
 """The table ``users``."""
 
-import sys
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import DateTime, Index, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database.base import Base
-
-if sys.version_info >= (3, 14):
-    from uuid import uuid7
-else:
-    from uuid_utils.compat import uuid7
+from app.database.base import Base, uuid7
 
 __all__ = ["EMAIL_UNIQUE", "User"]
 
