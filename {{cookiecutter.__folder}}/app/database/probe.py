@@ -98,7 +98,7 @@ async def wait_for_database(
         await probe(ask, tries=tries, pause=pause, logger=logger)
     except DatabaseUnavailable as error:
         raise DatabaseNotReady(
-            f"DATABASE_URL: {error} (tries: {tries}); is the server up? `make db` starts the project's own"
+            f"DATABASE_URL: {error} (tries: {tries}); is the server up? (on your own machine, `make db` starts one)"
         ) from error
     except (DBAPIError, OSError) as error:
         mend = _MEND.get((sqlstate(error) or "")[:2], "check DATABASE_URL")
