@@ -105,7 +105,9 @@ async def _is_ahead(engine: AsyncEngine) -> bool:
     """
     standing, revisions = await compare_schema(engine)
     if standing is Schema.DIVERGED:
-        raise DatabaseNotReady(f"DATABASE_URL: the schema {standing.value} {revisions}: nothing was changed")
+        raise DatabaseNotReady(
+            f"DATABASE_URL: the schema {standing.value} {revisions}: nothing was changed; is a revision missing here?"
+        )
     if standing is Schema.AHEAD:
         _log.warning(f"the schema {standing.value} {revisions}: nothing to upgrade")
     return standing is Schema.AHEAD

@@ -6,17 +6,20 @@ from typing import Any
 import structlog
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, MetaData, String, Table, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Column, MetaData, String, Table, false, select
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.about import PROJECT_FILE
+from app.database.base import Base
 from app.database.failures import DatabaseUnavailable, describe, sqlstate
 from app.database.probe import DatabaseNotReady
 
 __all__ = ["Schema", "check_revision", "compare_schema"]
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String))
+_UNDEFINED_TABLE = "42P01"
+_UNDEFINED_COLUMN = "42703"
 
 
 class Schema(Enum):
@@ -48,7 +51,7 @@ async def check_revision(engine: AsyncEngine, logger: Any = None) -> None:
         case Schema.DIVERGED:
             raise DatabaseNotReady(
                 f"DATABASE_URL: the schema {schema.value} {revisions}: other code has migrated it; check that this is "
-                "the right database, and join the two histories with `alembic merge`"
+                "the right database, bring back revisions that were deleted, and join histories with `alembic merge`"
             )
 
 
@@ -58,7 +61,8 @@ async def compare_schema(engine: AsyncEngine) -> tuple[Schema, str]:
     Returns
     -------
     tuple of Schema and str
-        How they stand, and both in words. A revision that this code does not know was made by newer code: ahead.
+        How they stand, and both in words. A revision that this code does not know was made by newer code, if all
+        that the models name is there: ahead. If not, the revision may have been deleted: diverged.
 
     Raises
     ------
@@ -68,22 +72,45 @@ async def compare_schema(engine: AsyncEngine) -> tuple[Schema, str]:
     script = ScriptDirectory.from_config(Config(toml_file=PROJECT_FILE))
     needed = set(script.get_heads())
     known = {step.revision for step in script.walk_revisions()}
-    found = await _found(engine)
+    missing = None
+    try:
+        async with engine.connect() as connection:
+            # An error in one look spoils no other.
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            found = await _found(connection)
+            if unknown := bool(found) and not found & known:
+                missing = await _missing(connection)
+    except (DBAPIError, DatabaseUnavailable) as error:
+        raise DatabaseNotReady(f"DATABASE_URL: cannot read the schema's revision: {describe(error)}") from error
+
     revisions = f"(has {', '.join(sorted(found)) or 'nothing'}, needs {', '.join(sorted(needed))})"
     if found == needed:
         return Schema.CURRENT, revisions
-    if found and not found & known:
+    if missing:
+        return Schema.DIVERGED, f"{revisions}, {missing}"
+    if unknown:
         return Schema.AHEAD, revisions
     if found <= known:
         return Schema.BEHIND, revisions
     return Schema.DIVERGED, revisions
 
 
-async def _found(engine: AsyncEngine) -> set[str]:
+async def _found(connection: AsyncConnection) -> set[str]:
     try:
-        async with engine.connect() as connection:
-            return set(await connection.scalars(select(_version.c.version_num)))
-    except (DBAPIError, DatabaseUnavailable) as error:
-        if sqlstate(error) == "42P01":  # undefined_table: no migration has run
+        return set(await connection.scalars(select(_version.c.version_num)))
+    except ProgrammingError as error:
+        if sqlstate(error) == _UNDEFINED_TABLE:  # no migration has run
             return set()
-        raise DatabaseNotReady(f"DATABASE_URL: cannot read the schema's revision: {describe(error)}") from error
+        raise
+
+
+async def _missing(connection: AsyncConnection) -> str | None:
+    """Return PostgreSQL's word for the first table or column of the models that is not there."""
+    for table in Base.metadata.sorted_tables:
+        try:
+            await connection.execute(select(table).where(false()))
+        except ProgrammingError as error:
+            if sqlstate(error) in (_UNDEFINED_TABLE, _UNDEFINED_COLUMN):
+                return describe(error)
+            # It is there, and may only not be read by this role.
+    return None

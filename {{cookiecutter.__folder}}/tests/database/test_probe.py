@@ -101,6 +101,18 @@ async def test_a_schema_that_has_diverged_is_refused(session: AsyncSession, engi
         await check_revision(engine)
 
 
+@pytest.mark.parametrize("change", ["DROP TABLE users", "ALTER TABLE users DROP name"])
+async def test_an_unknown_revision_without_what_the_models_name_is_not_ahead_but_diverged(
+    session: AsyncSession, engine: AsyncEngine, change: str
+) -> None:
+    """So it is when a revision was deployed, taken back with its file, and another one added."""
+    await session.execute(text("UPDATE alembic_version SET version_num = 'deleted'"))
+    await session.execute(text(change))
+    await session.commit()
+    with pytest.raises(DatabaseNotReady, match=r"diverged .*users.* does not exist: .*bring back revisions"):
+        await check_revision(engine)
+
+
 async def test_two_branches_that_a_merge_will_join_are_behind_and_not_diverged(
     monkeypatch: pytest.MonkeyPatch, session: AsyncSession, engine: AsyncEngine, tmp_path: Path
 ) -> None:
