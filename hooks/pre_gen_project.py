@@ -52,6 +52,10 @@ def problems(answers):
             yield f"{name} {text!r}: must be one line of printable characters"
         elif len(text) > longest:
             yield f"{name}: must be at most {longest} characters long, and has {len(text)}"
+    description = answers["description"]
+    # The blocks of CommonMark that swallow empty lines.
+    if re.match(r" *(```|~~~|<([!?]|pre|script|style|textarea))", description, re.IGNORECASE):
+        yield f"description {description!r}: a line of the README that begins like this would hide the rest of it"
     for name in ("project_name", "description", "author_name", "author_email"):
         # cruft hands the answers to cookiecutter once more, which takes what a program gives it for templates.
         if any("{" + mark in answers[name] for mark in "#%{"):

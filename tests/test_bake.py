@@ -1,22 +1,24 @@
 """Answers in, a project out."""
 
 import ast
-import socket
+import sys
 from pathlib import Path
-from typing import Any
 
-import pytest
 from bakes import RAW, data, files
-from commands import run
+from commands import TEMPLATE, run
 
 
-def test_the_default_answers_bake_without_a_network(bake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_network(*_: object) -> None:
-        raise OSError("there is no network")
-
-    monkeypatch.setattr(socket.socket, "connect", no_network)
-    project = bake()
-    assert project.name == "fastapi-service"
+def test_the_default_answers_bake_without_a_network(tmp_path: Path) -> None:
+    """The hooks included, which are processes of their own."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket\n\ndef connect(*_):\n    raise OSError('no network')\n\nsocket.socket.connect = connect\n"
+    )
+    python = [sys.executable, "-c"]
+    closed = run(*python, "import socket; socket.socket().connect(('', 1))", cwd=tmp_path, check=False, PYTHONPATH=".")
+    assert "no network" in closed.stderr
+    bake = ["-m", "cookiecutter", "--no-input", "--output-dir", str(tmp_path), str(TEMPLATE)]
+    run(sys.executable, *bake, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    project = tmp_path / "fastapi-service"
     assert data(project)["pyproject.toml"][0]["project"]["name"] == "fastapi-service"
 
 

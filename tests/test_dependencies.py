@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from bakes import BAREST, HARD_TEXTS, bake, data
+from bakes import BAREST, HARD_TEXTS, OPTIONS, bake, data
 from commands import TEMPLATE, run
 from cookiecutter.exceptions import FailedHookException
 
@@ -51,11 +51,18 @@ def test_the_lowest_versions_that_are_allowed_pass_all_checks_and_tests(tmp_path
         assert f"{versions[name]}.".startswith(f"{bound}."), name
 
 
+def test_no_python_is_taken_that_is_newer_than_the_newest_that_is_tested(tmp_path: Path) -> None:
+    """The embedded PostgreSQL is there for these: on a machine with a newer one uv takes an older one."""
+    minors = sorted(int(version.removeprefix("3.")) for version in OPTIONS["python_version"])
+    allowed = data(bake(tmp_path))["pyproject.toml"][0]["project"]["requires-python"]
+    assert allowed == f">=3.{minors[0]},<3.{minors[-1] + 1}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
 @pytest.mark.parametrize("python", ["3.11", "3.14"])
 def test_nothing_has_to_be_compiled(project: Path, resolution: str, python: str) -> None:
-    """On the oldest Python and on the newest."""
+    """On the oldest Python that is allowed and on the newest."""
     wheels = ["--only-binary", ":all:", "--python-version", python, "--resolution", resolution]
     run(
         "uv",

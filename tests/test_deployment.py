@@ -343,19 +343,21 @@ def test_the_commands_of_the_readme_work_on_a_baked_project(
             assert "".join(name) == postgres["environment"]["POSTGRES_USER"], line
 
 
-def test_the_role_of_the_readme_may_migrate_and_work(
-    deployed: Path, project: Path, database: str, manifests: dict[str, Any]
-) -> None:
-    """And it is the role, and the database, that the manifests name. The administrator here is no superuser."""
-    server, told = urlsplit(database), urlsplit(manifests["ConfigMap"]["data"]["DATABASE_URL"])
+@pytest.mark.parametrize("slug", [SLUG, "order"])
+def test_the_role_of_the_readme_may_migrate_and_work(bake: Any, project: Path, database: str, slug: str) -> None:
+    """And it is the role, and the database, that the manifests name, a word of SQL too. Its maker is no superuser."""
+    deployed = bake(project_slug=slug, deployment="kubernetes")
+    (config,) = load(deployed / "deploy" / "config.yaml")
+    server, told = urlsplit(database), urlsplit(config["data"]["DATABASE_URL"])
 
     def url(role: str | None, password: str, path: str) -> str:
         return server._replace(netloc=f"{role}:{password}@{server.netloc.rpartition('@')[2]}", path=path).geturl()
 
-    execute(database, "CREATE ROLE administrator LOGIN CREATEROLE CREATEDB PASSWORD 'pw'")
+    administrator = f"administrator_{os.urandom(6).hex()}"
+    execute(database, f"CREATE ROLE {administrator} LOGIN CREATEROLE CREATEDB PASSWORD 'pw'")
     (block,) = readme_blocks(deployed, "sql")
     for statement in re.findall(r"[^;\n][^;]*;", block):  # one at a time: a database is not made in a transaction
-        execute(url("administrator", "pw", server.path), statement)
+        execute(url(administrator, "pw", server.path), statement)
     for command in (["alembic", "upgrade", "head"], ["python", "-m", "app.scripts.cleanup"]):
         address = url(told.username, "choose-one", told.path)
         run(program(project, command[0]), *command[1:], cwd=project, DATABASE_URL=address)

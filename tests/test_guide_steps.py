@@ -135,9 +135,15 @@ def test_the_first_resource(fresh: Path, caches: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
-def test_removing_the_example(fresh: Path, caches: dict[str, str]) -> None:
-    """It ends with `make check`, `make test`, and a service that is ready."""
+def test_removing_the_example(fresh: Path, bake: Any, caches: dict[str, str]) -> None:
+    """It ends with `make check`, `make test`, and a service that is ready. What is to be deployed is all there."""
+    with_manifests = bake(project_slug="with-manifests", deployment="kubernetes")
+    for name in ("README.md", "deploy"):
+        (fresh / name).exists() and run("rm", "-r", name, cwd=fresh)
+        (with_manifests / name).rename(fresh / name)
     follow("removing-the-example.md", fresh, **caches)
+    applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "README.md").read_text()))
+    assert applied == {f"deploy/{path.name}" for path in (fresh / "deploy").iterdir()}
     code = "".join(path.read_text() for folder in ("app", "migrations") for path in (fresh / folder).rglob("*.py"))
     assert not re.search("app.users|email_validator", code)
 
@@ -148,7 +154,10 @@ def test_the_other_guides(fresh: Path, caches: dict[str, str], database: str) ->
     server, _, name = database.removeprefix("postgresql://postgres:").rpartition("/")
     password, _, address = server.partition("@")
     here = {"postgres.example:5432/shop": f"{address}/{name}"}
-    follow("several-services-in-one-database.md", fresh, here, DATABASE_URL=database)
+    execute(database, "CREATE ROLE administrator LOGIN CREATEROLE PASSWORD 'pw'")
+    execute(database, f"ALTER DATABASE {name} OWNER TO administrator")
+    as_administrator = f"postgresql://administrator:pw@{address}/{name}"
+    follow("several-services-in-one-database.md", fresh, here, DATABASE_URL=as_administrator)
     as_billing = f"postgresql://billing:choose-another@{address}/{name}"
     try:
         assert rows(as_billing, "SELECT * FROM orders.active_users") == []
@@ -157,7 +166,9 @@ def test_the_other_guides(fresh: Path, caches: dict[str, str], database: str) ->
         found = rows(database, "SELECT schemaname FROM pg_tables WHERE tablename = 'alembic_version' ORDER BY 1")
         assert found == [("billing",), ("orders",)]
     finally:
-        execute(database, "DROP OWNED BY orders, billing CASCADE", "DROP ROLE orders, billing")
+        execute(database, f"ALTER DATABASE {name} OWNER TO postgres")
+        everybody = "orders, billing, administrator"
+        execute(database, f"DROP OWNED BY {everybody} CASCADE", f"DROP ROLE {everybody}")
 
     here = {"postgres@postgres.example:5432": f"postgres:{password}@{address}"}
     for guide in ("transactions-and-retries.md", "testing.md", "background-jobs-and-scripts.md"):

@@ -27,6 +27,7 @@ CAREFUL = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 MOST_FILES = {"ci": "gitlab", "deployment": "kubernetes"}
+HIDING = ("```", "~~~", "<!", "<?", "<pre", "<script", "<style", "<textarea")
 LENGTHS = {"project_name": 100, "description": 300, "author_name": 100}
 
 
@@ -37,14 +38,18 @@ def sees(text: str) -> bool:
 
 
 def is_fine(name: str, text: str) -> bool:
-    """Tell whether a text must be taken. One that opens a template would break an update of the project."""
-    return sees(text) and len(text) <= LENGTHS[name] and not any("{" + mark in text for mark in "{%#")
+    """Tell whether a text must be taken.
+
+    One that opens a template would break an update of the project, and a line of Markdown may hide all that follow.
+    """
+    hides = name == "description" and text.lstrip(" ").lower().startswith(HIDING)
+    return sees(text) and len(text) <= LENGTHS[name] and not any("{" + mark in text for mark in "{%#") and not hides
 
 
 FRAGMENTS = [
     *("'", '"', "'''", '"""', "\\", "\\n", "\\u0041", "\\\\", "`", "``", "[/]", "[red]", " ", "  "),
     *("\n", "\r\n", "\t", "\0", "\x7f", "\x1b[31m", "\x85", "\u2028", "\ud800", "\ufeff", "\u202e", "\u200f"),
-    *("🚀", "👩\u200d💻", "ünï", "שלום", "x" * 200, "$HOME", "$(id)", "; rm -r", "<b>&amp;", "-->"),
+    *("🚀", "👩\u200d💻", "ünï", "שלום", "x" * 200, "$HOME", "$(id)", "; rm -r", "<b>&amp;", "-->", *HIDING),
     *("x = [1]", "# comment", "[tool.ruff]", "{ a = 1 }", ": ", "- a", "&a *a", "!!python", "---", "%YAML", "null"),
     *("${{ x }}", "{{ 1 }}", "{% raw %}", "{# a", "}}", "%}", "{", "cookiecutter.x", "%s", "{0}", "#{y}"),
 ]

@@ -50,11 +50,14 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
 def base(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Version of Python of a stand-in for the official image: no registry is asked, it is Debian with its Python."""
     archive = tmp_path_factory.mktemp("base") / "base.tar"
-    release = re.search(r"VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text())
+    system = Path("/etc/os-release").read_text()
+    release = re.search(r"VERSION_CODENAME=(\w+)", system)
     assert release is not None
+    components = "main,universe" if "ID=ubuntu" in system.splitlines() else "main"  # where pip is
     certificates = "/etc/ssl/certs/ca-certificates.crt"  # this machine's, since the build asks the network as it does
     command = [
-        *("mmdebstrap", "--quiet", "--variant=apt", "--include=python3-pip,python-is-python3,ca-certificates"),
+        *("mmdebstrap", "--quiet", "--variant=apt", f"--components={components}"),
+        "--include=python3-pip,python-is-python3,ca-certificates",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")),
         '--customize-hook=rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
         f"--customize-hook=copy-in {certificates} {Path(certificates).parent}",

@@ -86,9 +86,29 @@ def test_a_server_of_the_users_own_is_used_and_none_is_started(project: Path, da
         assert "none is started" in run("make", "db", cwd=project).stdout
         assert (project / ".env").read_text() == f"DATABASE_URL={database}\n"
         assert "(head)" in in_terminal(project, "alembic current").stdout
+        (project / ".env").write_text(f"database_url={database}\n")  # the settings take any letter case
+        assert "none is started" in run("make", "db", cwd=project).stdout
+        assert "none is started" in run("make", "db", cwd=project, database_url=database).stdout
     finally:
         moved.rename(project / ".env")
     run("make", "db-stop", cwd=project)
+
+
+def test_an_env_file_is_no_longer_readable_for_others_once_a_password_is_in_it(bake: Any, project: Path) -> None:
+    new = bake()
+    (new / ".venv").symlink_to(project / ".venv")
+    (new / ".env").write_text("LOG_LEVEL=DEBUG\n")
+    (new / ".env").chmod(0o644)
+    run("make", "db", cwd=new)
+    try:
+        assert (new / ".env").stat().st_mode & 0o077 == 0
+        assert (new / ".env").read_text().startswith("LOG_LEVEL=DEBUG\nDATABASE_URL=")
+        (new / ".env").write_bytes(b"LOG_LEVEL=\xff\n")
+        refused = run("make", "db", cwd=new, check=False)
+        assert refused.returncode != 0
+        assert refused.stderr.startswith(".env: is not UTF-8")
+    finally:
+        run("make", "db-stop", cwd=new)
 
 
 def test_tests_never_touch_the_database_of_the_settings(project: Path, database: str) -> None:

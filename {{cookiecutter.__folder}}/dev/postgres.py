@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -70,9 +70,9 @@ def run(command: Sequence[str]) -> None:
 def psql() -> None:
     """Open a shell on the database."""
     with _server() as environment:
-        values = dotenv_values(_ENV) | {name: value for name, value in environment.items() if value}
-        url = values["DATABASE_URL"] or ""
-        password = parse_database_url(url, values.get("DATABASE_PASSWORD") or None).password
+        values = _settings(dotenv_values(_ENV)) | _settings(environment)
+        url = values["DATABASE_URL"]
+        password = parse_database_url(url, values.get("DATABASE_PASSWORD")).password
         if password is not None:  # not in the arguments, which everybody on the machine can read
             environment["PGPASSWORD"] = password
         if schema := values.get("DATABASE_SCHEMA"):
@@ -131,7 +131,15 @@ def _without_password(match: re.Match[str]) -> str:
 
 
 def _env_text() -> str:
-    return _ENV.read_text(encoding="utf-8") if _ENV.exists() else ""
+    try:
+        return _ENV.read_text(encoding="utf-8") if _ENV.exists() else ""
+    except UnicodeDecodeError:
+        raise PostgresError(".env: is not UTF-8 text; save it as such") from None
+
+
+def _settings(values: Mapping[str, str | None]) -> dict[str, str]:
+    """Return what is set. As the service has it: in any letter case, and an empty value is none."""
+    return {name.upper(): value for name, value in values.items() if value}
 
 
 def _without_marked_line() -> list[str]:
@@ -140,13 +148,14 @@ def _without_marked_line() -> list[str]:
 
 def _own_server() -> str | None:
     """Return where the user has named a server, None where nowhere."""
-    if os.environ.get("DATABASE_URL"):
+    exported = _settings(os.environ)
+    if "DATABASE_URL" in exported:
         return "the environment"
-    others = dotenv_values(stream=io.StringIO("\n".join(_without_marked_line())))
-    if others.get("DATABASE_URL"):
+    written = _settings(dotenv_values(stream=io.StringIO("\n".join(_without_marked_line()))))
+    if "DATABASE_URL" in written:
         _write_env(None)  # of two lines the last one counts, and it may be the marked one
         return ".env"
-    if os.environ.get("DATABASE_PASSWORD") or others.get("DATABASE_PASSWORD"):
+    if "DATABASE_PASSWORD" in {**exported, **written}:
         raise PostgresError("DATABASE_PASSWORD: is set, and no DATABASE_URL that it could belong to; remove it")
     return None
 
@@ -158,7 +167,8 @@ def _write_env(url: str | None) -> None:
         lines.append(f"DATABASE_URL={url}{_MARK}")
     elif _MARK not in _env_text():
         return
-    _ENV.touch(mode=0o600)  # the URL has a password
+    _ENV.touch()
+    _ENV.chmod(0o600)  # the URL has a password
     _ENV.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 

@@ -123,7 +123,6 @@ def test_an_upgrade_waits_for_one_that_runs(empty_database_url: str) -> None:
     [
         ("UPDATE alembic_version SET version_num = 'from_the_future'", "is ahead of this code"),
         ("INSERT INTO alembic_version VALUES ('of_another_branch')", "has diverged"),
-        ("UPDATE alembic_version SET version_num = 'deleted'; ALTER TABLE users DROP name", "name does not exist"),
     ],
 )
 def test_an_old_copy_says_in_one_line_that_it_changes_nothing(
@@ -138,7 +137,7 @@ def test_an_old_copy_says_in_one_line_that_it_changes_nothing(
         ended = int(str(error.code))
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
-    assert ended == ("ahead" not in says)
+    assert ended == ("diverged" in says)
 
 
 def test_a_migration_gives_up_on_a_lock_that_somebody_holds(database_url: str, alembic_command: Alembic) -> None:

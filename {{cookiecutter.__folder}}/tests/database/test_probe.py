@@ -1,13 +1,15 @@
 """Waiting for a database: what is waited for, and what is not."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Column, Integer, Table, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from app.database.base import Base
 from app.database.engine import create_database_engine
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import Schema, check_revision, compare_schema
@@ -101,15 +103,23 @@ async def test_a_schema_that_has_diverged_is_refused(session: AsyncSession, engi
         await check_revision(engine)
 
 
-@pytest.mark.parametrize("change", ["DROP TABLE users", "ALTER TABLE users DROP name"])
+@pytest.fixture
+def model() -> Iterator[Table]:
+    """A table that the models name."""
+    table = Table("gadgets", Base.metadata, Column("size", Integer))
+    yield table
+    Base.metadata.remove(table)
+
+
+@pytest.mark.parametrize("change", ["SELECT 1", "CREATE TABLE gadgets (other int)"])
 async def test_an_unknown_revision_without_what_the_models_name_is_not_ahead_but_diverged(
-    session: AsyncSession, engine: AsyncEngine, change: str
+    session: AsyncSession, engine: AsyncEngine, model: Table, change: str
 ) -> None:
     """So it is when a revision was deployed, taken back with its file, and another one added."""
     await session.execute(text("UPDATE alembic_version SET version_num = 'deleted'"))
     await session.execute(text(change))
     await session.commit()
-    with pytest.raises(DatabaseNotReady, match=r"diverged .*users.* does not exist: .*bring back revisions"):
+    with pytest.raises(DatabaseNotReady, match=r"diverged .*gadgets.* does not exist: .*bring back revisions"):
         await check_revision(engine)
 
 
