@@ -223,6 +223,22 @@ def test_a_server_that_goes_silent_is_cut(project: Path, migrated: str) -> None:
         assert httpx2.get(f"{address}/users").status_code == 200
 
 
+def test_sigterm_ends_a_service_whose_server_is_silent(project: Path, migrated: str) -> None:
+    """It would wait for each connection as long as for a statement, half a minute."""
+    with service(project, migrated) as (address, process):
+        assert httpx2.get(f"{address}/users").status_code == httpx2.get(f"{address}/health/ready").status_code == 200
+        postmaster = rows(migrated, "SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int")[0][0]
+        family = [postmaster, *map(int, run("pgrep", "-P", str(postmaster), cwd=Path("/")).stdout.split())]
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            process.terminate()
+            process.wait(20)
+        finally:
+            for pid in family:
+                os.kill(pid, signal.SIGCONT)
+
+
 def test_a_thousand_clients_that_hang_up_leak_no_connection(project: Path, migrated: str) -> None:
     with service(project, migrated) as (address, _):
         port = int(address.rsplit(":", 1)[1])

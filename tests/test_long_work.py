@@ -22,12 +22,14 @@ def fill(url: str, number: int) -> None:
     )
 
 
-def test_two_cleanups_share_the_work_and_neither_waits(project: Path, migrated: str) -> None:
+@pytest.mark.parametrize("isolation_level", ["", "SERIALIZABLE"])
+def test_two_cleanups_share_the_work_and_neither_waits(project: Path, migrated: str, isolation_level: str) -> None:
     fill(migrated, 100_000)
     cleanup = (program(project, "python"), "-m", "app.scripts.cleanup", "--batch-size", "500")
     with ThreadPoolExecutor(2) as pool:
         # A lock that one would wait for longer than this ends it with an error.
         options = {"DATABASE_URL": f"{migrated}?options=-c%20lock_timeout%3D100ms"}
+        options["DATABASE_ISOLATION_LEVEL"] = isolation_level
         done = [pool.submit(run, *cleanup, cwd=project, **options) for _ in range(2)]
         counts = [_count(process.result().stderr) for process in done]
     assert sum(counts) == 100_000

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 from commands import environment, free_port, processes_of, run, serving
+from sql import execute
 
 ACTIVE = 'export PATH="$PWD/.venv/bin:$PATH"; '
 
@@ -92,6 +93,13 @@ def test_a_server_of_the_users_own_is_used_and_none_is_started(project: Path, da
     finally:
         moved.rename(project / ".env")
     run("make", "db-stop", cwd=project)
+
+
+def test_psql_takes_every_password_that_the_service_takes(project: Path, database: str) -> None:
+    execute(database, "CREATE ROLE at LOGIN PASSWORD 'p@ss'")
+    url = f"postgresql://at:p@ss@{database.rpartition('@')[2]}"
+    asked = {"cwd": project, "env": environment(DATABASE_URL=url), "input": "SELECT current_user", "text": True}
+    assert "at" in subprocess.run(["make", "-s", "psql"], capture_output=True, check=True, **asked).stdout.split()
 
 
 def test_an_env_file_is_no_longer_readable_for_others_once_a_password_is_in_it(bake: Any, project: Path) -> None:

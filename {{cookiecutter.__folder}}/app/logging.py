@@ -5,13 +5,14 @@ Lines go to stderr, since stdout is for what a command was asked to print (``ale
 
 import json
 import logging
-import re
 import sys
+import traceback
+from collections.abc import Iterator
 from functools import cache, partial
 from typing import TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
 from app.config import Settings
 
@@ -35,10 +36,22 @@ def _without_color_message(_logger: object, _method: str, event: EventDict) -> E
     return event
 
 
-def _without_row_values(_logger: object, _method: str, event: EventDict) -> EventDict:
-    if "exception" in event:  # PostgreSQL's DETAIL quotes the row that failed
-        event["exception"] = re.sub(r"(?m)^DETAIL: .*$", "DETAIL: left out of the log", event["exception"])
-    return event
+def _format(exc_info: ExcInfo) -> str:
+    """Write a traceback, plain, since local variables are secrets and users' data, and so is PostgreSQL's DETAIL."""
+    text = "".join(traceback.format_exception(*exc_info)).rstrip()
+    for detail in _details(exc_info[1]):
+        text = text.replace(detail, "left out of the log")
+    return text
+
+
+def _details(error: BaseException | None) -> Iterator[str]:
+    """Yield what PostgreSQL tells of the rows that failed, in an error and all that led to it."""
+    if error is not None:
+        if isinstance(detail := getattr(error, "detail", None), str) and detail:
+            yield detail
+        before = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+        for other in (error.__cause__, error.__context__, *before):
+            yield from _details(other)
 
 
 def configure_logging(settings: Settings) -> None:
@@ -51,8 +64,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Processor] = [
-        structlog.processors.format_exc_info,  # plain: with local variables it would print secrets and users' data
-        _without_row_values,
+        structlog.processors.ExceptionRenderer(_format),
         structlog.dev.ConsoleRenderer() if log_format == "console" else structlog.processors.JSONRenderer(_as_json),
     ]
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from app.database.failures import DatabaseUnavailable, describe, is_unavailable, sqlstate
+from app.database.failures import DatabaseUnavailable, describe, is_refused, is_unavailable, sqlstate
 from app.errors import Conflict, DomainError, NotFound
 
 __all__ = ["Problem", "install_problems", "problem", "problem_responses"]
@@ -148,7 +148,7 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:
-    if not is_unavailable(error):
+    if not (is_unavailable(error) or is_refused(error)):
         raise error
     _log.warning("database unavailable", reason=describe(error), sqlstate=sqlstate(error))
     return problem(

@@ -78,7 +78,7 @@ def psql() -> None:
         if schema := values.get("DATABASE_SCHEMA"):
             quoted = schema.replace('"', '""').replace("\\", "\\\\").replace(" ", "\\ ")
             environment["PGOPTIONS"] = f'-csearch_path="{quoted}"'
-        without_password = re.sub(r"^\w+(\+\w+)?://(([^:@/]*)(:[^@/]*)?@)?", _without_password, url)
+        without_password = re.sub(r"^\w+(\+\w+)?://(([^:@/?]*)(:[^/?]*)?@)?", _without_password, url)
         code = _call([str(program("psql")), without_password], environment)
     raise SystemExit(code)
 

@@ -36,6 +36,7 @@ def migrate_offline(settings: Settings) -> None:
     schema = settings.database_schema
     context.configure(
         dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},  # the driver's own would double each % in what is printed
         target_metadata=Base.metadata,
         literal_binds=True,
         transaction_per_migration=True,
@@ -43,7 +44,7 @@ def migrate_offline(settings: Settings) -> None:
     with context.begin_transaction():
         if schema:
             context.execute(CreateSchema(schema, if_not_exists=True))
-            context.execute(f"SET search_path TO {_quoted(schema)}")
+            context.execute(f"SET search_path TO {_quoted(schema)}".replace(":", "\\:"))  # or it would be a parameter
         context.run_migrations()
 
 
@@ -51,7 +52,9 @@ async def migrate_online(settings: Settings) -> None:
     """Wait for the server, then for our turn, then migrate."""
     options = engine_options(settings)
     # A migration may take its time, for a statement and for the whole; and it needs a connection for the lock.
-    options |= {"statement_timeout": 0, "pool_size": 2, "max_overflow": 0, "isolation_level": None}
+    options |= {"statement_timeout": 0, "pool_size": 2, "max_overflow": 0}
+    # In a stricter one the lock's transaction would keep a snapshot, for whose end CREATE INDEX CONCURRENTLY waits.
+    options["isolation_level"] = "READ COMMITTED"
     name = {"server_settings": {"application_name": f"{NAME} migrations"}}
     options["connect_args"] = {**(options.get("connect_args") or {}), **name}
     engine = create_database_engine(settings.database_url.get_secret_value(), settings.database_password, **options)

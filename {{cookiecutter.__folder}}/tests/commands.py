@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from dev.databases import environment_without_settings
 
-__all__ = ["PROJECT", "environment", "newest_revision", "run"]
+__all__ = ["PROJECT", "database_name", "environment", "newest_revision", "run"]
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +26,11 @@ def environment(database_url: str = "", **env: str) -> dict[str, str]:
         "DATABASE_PROBE_PAUSE": "0",
         **env,
     }
+
+
+def database_name(url: str) -> str:
+    """Return the name of the database in a URL."""
+    return urlsplit(url).path.removeprefix("/")
 
 
 def newest_revision() -> str | None:

@@ -14,7 +14,7 @@ import pytest
 
 import app.main  # noqa: F401  # brings all models
 from app.database.base import Base
-from tests.commands import PROJECT, environment, newest_revision
+from tests.commands import PROJECT, database_name, environment, newest_revision, run
 
 TABLES = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information)' ORDER BY 1"
 
@@ -65,6 +65,22 @@ def _fetch(url: str, query: str) -> list[str]:
     return asyncio.run(fetch())
 
 
+@pytest.fixture
+def with_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], list[str]]:
+    """Write a newest revision, and give the start of a command that knows it."""
+
+    def write(upgrade: str) -> list[str]:
+        shutil.copytree(PROJECT / "migrations", tmp_path / "migrations")
+        shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+        (tmp_path / "migrations" / "versions" / "newest.py").write_text(
+            f"from alembic import op\nrevision = 'newest'\ndown_revision = {newest_revision()!r}\n\n{upgrade}"
+        )
+        monkeypatch.setattr("app.database.revision.PROJECT_FILE", tmp_path / "pyproject.toml")
+        return ["-c", str(tmp_path / "pyproject.toml")]
+
+    return write
+
+
 def test_upgrade_downgrade_upgrade_and_no_drift(empty_database_url: str, alembic_command: Alembic) -> None:
     for command in (["upgrade", "head"], ["downgrade", "base"], ["upgrade", "head"], ["check"]):
         alembic_command(*command, DATABASE_URL=empty_database_url)
@@ -83,7 +99,7 @@ def test_a_schema_of_ones_own_is_made_and_holds_all_tables(
 def test_an_upgrade_needs_no_right_to_create_a_schema_that_is_there(
     empty_database_url: str, server_url: str, alembic_command: Alembic
 ) -> None:
-    role = empty_database_url.rsplit("/", 1)[1]
+    role = database_name(empty_database_url)
     execute(empty_database_url, f"CREATE ROLE {role} LOGIN PASSWORD 'pw'", f"CREATE SCHEMA mine AUTHORIZATION {role}")
     url = f"postgresql://{role}:pw@{empty_database_url.split('@')[1]}"
     try:
@@ -163,20 +179,20 @@ def test_a_migration_gives_up_on_a_lock_that_somebody_holds(database_url: str, a
     ],
 )
 def test_sql_in_an_autocommit_block_must_name_the_schema_of_ones_own(
-    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, statement: str, is_run: bool
+    empty_database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    with_revision: Callable[[str], list[str]],
+    statement: str,
+    is_run: bool,
 ) -> None:
     """Outside of a transaction nothing can lead it there, and another service's table may have the same name."""
     execute(empty_database_url, "CREATE TABLE users (name text)")
-    shutil.copytree(PROJECT / "migrations", tmp_path / "migrations")
-    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
-    (tmp_path / "migrations" / "versions" / "by_name.py").write_text(
-        f"from alembic import op\nrevision = 'by_name'\ndown_revision = {newest_revision()!r}\n\ndef upgrade():\n"
-        f"    with op.get_context().autocommit_block():\n        op.execute({statement!r})\n"
-    )
     monkeypatch.setenv("DATABASE_URL", empty_database_url)
     monkeypatch.setenv("DATABASE_SCHEMA", "mine")
-    monkeypatch.setattr("app.database.revision.PROJECT_FILE", tmp_path / "pyproject.toml")
-    command = ["-c", str(tmp_path / "pyproject.toml"), "upgrade", "head"]
+    command = with_revision(
+        f"def upgrade():\n    with op.get_context().autocommit_block():\n        op.execute({statement!r})\n"
+    )
+    command += ["upgrade", "head"]
     if is_run:
         alembic.config.main(command)
     else:
@@ -193,7 +209,33 @@ def test_a_command_that_looks_makes_no_schema(empty_database_url: str, alembic_c
     execute(empty_database_url, "CREATE SCHEMA mistyped")
 
 
-@pytest.mark.parametrize("schema", ["", "mine"])
+def test_a_concurrent_index_does_not_wait_for_the_lock_of_its_own_migration(
+    database_url: str, with_revision: Callable[[str], list[str]]
+) -> None:
+    """Nor where transactions keep their snapshot, so that the index waits for their end."""
+    name = database_name(database_url)
+    execute(database_url, f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    command = with_revision(
+        "def upgrade():\n    with op.get_context().autocommit_block():\n"
+        "        op.execute('CREATE INDEX CONCURRENTLY by_name ON things (name)')\n"
+    )
+    done = run("env", "alembic", *command, "upgrade", "head", database_url=database_url)
+    assert done.returncode == 0, done.stderr
+    assert "public.by_name" in relations(database_url)
+
+
+def test_offline_sql_is_what_the_migration_says(
+    empty_database_url: str, with_revision: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the driver a percent sign has a meaning."""
+    command = with_revision("def upgrade():\n    op.execute(\"CREATE TABLE a (b text DEFAULT '100%')\")\n")
+    alembic.config.main([*command, "upgrade", "head", "--sql"])
+    printed = capsys.readouterr().out
+    assert "DEFAULT '100%')" in printed
+    execute(empty_database_url, printed)
+
+
+@pytest.mark.parametrize("schema", ["", "mine", "a%b:c"])
 def test_offline_sql_needs_no_database_and_does_what_an_upgrade_does(
     empty_database_url: str, alembic_command: Alembic, capsys: pytest.CaptureFixture[str], schema: str
 ) -> None:

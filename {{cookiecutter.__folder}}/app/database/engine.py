@@ -119,7 +119,7 @@ def create_database_engine(
         guards["idle_in_transaction_session_timeout"] = _IDLE_IN_TRANSACTION
         arguments["command_timeout"] = statement_timeout + _DRIVER_GRACE
     # The server would let these win over the same ones in `options`, where the user has said otherwise.
-    options = target.server_settings.get("options", "")
+    options = target.server_settings.get("options", "").lower().replace("-", "_")  # PostgreSQL takes both
     guards = {name: value for name, value in guards.items() if name not in options}
     arguments |= connect_args or {}
     arguments["server_settings"] = {

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Final
 
+from asyncpg import InvalidCachedStatementError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -14,6 +15,7 @@ __all__ = [
     "constraint_name",
     "describe",
     "is_conflict",
+    "is_refused",
     "is_unavailable",
     "sqlstate",
 ]
@@ -40,6 +42,10 @@ _CONFLICTS = {"40001", "40P01"}
 _TRY_LATER_CLASSES = {
     "08",  # connection exceptions
     "53",  # insufficient resources: too many connections, out of memory, disk full
+}
+_LOGIN_CLASSES = {
+    "28",  # invalid authorization
+    "3D",  # no such database
 }
 _NEVER = {
     "08P01",  # protocol_violation: a pooler that refuses a start-up parameter says so every time
@@ -83,12 +89,26 @@ def is_unavailable(error: BaseException) -> bool:
     state = sqlstate(error) or ""
     if state in _NEVER:
         return False
-    return error.connection_invalidated or state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES
+    known = state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES or _has_outdated_plan(error)
+    return known or error.connection_invalidated
+
+
+def is_refused(error: BaseException) -> bool:
+    """Tell whether the server lets nobody in: no such role or database, a wrong password.
+
+    At start-up that is final. Later it is a database that was taken away.
+    """
+    return (sqlstate(error) or "")[:2] in _LOGIN_CLASSES
 
 
 def is_conflict(error: BaseException) -> bool:
     """Tell whether the transaction was rolled back for the sake of a concurrent one: running it again may succeed."""
-    return sqlstate(error) in _CONFLICTS
+    return sqlstate(error) in _CONFLICTS or _has_outdated_plan(error)
+
+
+def _has_outdated_plan(error: BaseException) -> bool:
+    """Tell whether a migration has changed a column since the statement was prepared: it is prepared anew next time."""
+    return any(isinstance(link, InvalidCachedStatementError) for link in _chain(error))
 
 
 def describe(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from sqlalchemy import CursorResult, Row, Select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.sql.selectable import ForUpdateArg
+from sqlalchemy.sql.selectable import ForUpdateArg, TextualSelect
 from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.util import greenlet_spawn
 
@@ -53,8 +53,8 @@ class Reader:
         Raises
         ------
         ReaderCannotWriteError
-            Where it is no select, has an INSERT, UPDATE or DELETE inside of it, or locks rows. What a function of the
-            database does is not seen.
+            Where it is no select, has an INSERT, UPDATE or DELETE or a statement in SQL inside of it, or locks rows.
+            What a function of the database does is not seen, nor what a part of the select does that is written in SQL.
         """
         return await self._ask(statement, parameters, CursorResult.all)
 
@@ -82,7 +82,7 @@ class Reader:
 @lru_cache  # to walk through a statement takes longer than to find it again
 def _refuse_writes(statement: Select[*tuple[Any, ...]]) -> None:
     plain = isinstance(statement, Select)
-    if not plain or any(isinstance(part, UpdateBase | ForUpdateArg) for part in iterate(statement)):
+    if not plain or any(isinstance(part, UpdateBase | ForUpdateArg | TextualSelect) for part in iterate(statement)):
         raise ReaderCannotWriteError(
             f"a reader takes plain selects only, not {type(statement).__name__}: ask for a session (in a handler, "
             "`session: DbSession`) to write, or to lock rows"

@@ -1,7 +1,8 @@
 """Sessions and reads, for requests and for everything else: one provider, one rule of commit and rollback."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Unpack
 
 from pydantic import SecretStr
@@ -14,6 +15,9 @@ from app.database.probe import probe
 from app.database.reader import Reader
 
 __all__ = ["DatabaseSessionDependency", "UncommittedWorkError", "create_async_session", "db_session_dependency"]
+
+_CLOSE = 2.0
+"""Seconds in which a pool must be closed: a server that answers takes a thousandth of that."""
 
 
 class UncommittedWorkError(RuntimeError):
@@ -90,12 +94,15 @@ class DatabaseSessionDependency:
         )
 
     async def aclose(self) -> None:
-        """Close the pool. Does nothing where none is open."""
+        """Close the pool, or leave it to the system where the server is silent. Does nothing where none is open."""
         engines = [self._engine, self._ping_engine]
         self._engine = self._ping_engine = self._reader = self._sessions = None
         for engine in engines:
             if engine is not None:
-                await engine.dispose()
+                # One connection after the other is waited for, each as long as a statement may take.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_CLOSE):
+                        await engine.dispose()
 
     @property
     def engine(self) -> AsyncEngine:

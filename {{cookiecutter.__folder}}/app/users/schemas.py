@@ -16,8 +16,9 @@ def _check_email(value: str) -> str:
     # Not pydantic's EmailStr: it would take "Ada <ada@example.com>", and give back the domain in small letters.
     try:
         validate_email(value, check_deliverability=False)
-    except EmailNotValidError as error:
-        raise ValueError(str(error)) from None
+    except EmailNotValidError:
+        # Its own words would quote what was sent.
+        raise ValueError("must be an e-mail address, such as ada@example.com") from None
     return unicodedata.normalize("NFC", value)  # one spelling of "é", so that the unique index sees it
 
 

@@ -13,7 +13,7 @@ from app.database.base import Base
 from app.database.engine import create_database_engine
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import Schema, check_revision, compare_schema
-from tests.commands import PROJECT, newest_revision
+from tests.commands import PROJECT, database_name, newest_revision
 
 GONE = "postgresql://127.0.0.1:1/orders"
 
@@ -61,7 +61,7 @@ async def test_a_database_that_does_not_exist_is_not_waited_for(server_url: str)
 
 async def test_a_server_with_no_room_is_waited_for(database_url: str, server_url: str) -> None:
     """53300, made by a limit of the database: the superuser is not held to it, so a role of the test's own is."""
-    name = database_url.rsplit("/", 1)[1]
+    name = database_name(database_url)
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'pw' CONNECTION LIMIT 0")
     try:

@@ -25,6 +25,7 @@ WRITES = {
         insert(Thing).values(email="eve@example.com", name="Eve").returning(Thing.id).cte("made").c.id
     ),
     "delete beside a select": select(Thing.id).add_cte(delete(Thing).cte("gone")),
+    "text inside a select": select(text("DELETE FROM things RETURNING id").columns(Thing.id).cte("gone").c.id),
     "text": text("DELETE FROM things"),
     "text that looks like a select": text("DELETE FROM things RETURNING id").columns(Thing.id),
     "a lock": select(Thing.id).with_for_update(),

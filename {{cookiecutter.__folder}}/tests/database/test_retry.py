@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import httpx2
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
@@ -62,3 +63,21 @@ async def test_only_serialization_failures_and_deadlocks_are_run_again_and_with_
         await run_transaction(fail, database=database, tries=3)
     assert sqlstate(raised.value) == code
     assert len(seen) == len(set(map(id, seen))) == tries
+
+
+async def test_a_column_that_a_migration_changes_under_a_running_service_is_no_fault_of_a_request(
+    client: httpx2.AsyncClient, database: DatabaseSessionDependency, session: AsyncSession
+) -> None:
+    """PostgreSQL refuses a statement that was prepared before: it is prepared anew the next time."""
+
+    async def read(own: AsyncSession) -> int:
+        return len((await own.execute(select(Thing.name))).all())
+
+    await run_transaction(read, database=database)
+    assert (await client.get("/things")).status_code == 200
+    await session.execute(text("ALTER TABLE things ALTER name TYPE varchar(300)"))
+    await session.commit()
+    assert await run_transaction(read, database=database) == 0
+    refused = await client.get("/things")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    assert (await client.get("/things")).status_code == 200

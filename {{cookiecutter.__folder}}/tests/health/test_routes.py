@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.config import Settings
 from app.database.session import db_session_dependency
 from dev.databases import drop_database, ensure_database
+from tests.commands import database_name
 
 
 async def test_live_and_ready(client: httpx2.AsyncClient) -> None:
@@ -28,8 +29,11 @@ async def test_a_database_that_is_gone_makes_the_service_unready_and_leaves_it_a
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.headers["Retry-After"]
     assert (await client.get("/health/live")).status_code == 200
+    response = await client.get("/things")
+    assert response.status_code == 503
+    assert response.headers["Retry-After"]
     # For the fixture that drops it.
-    await asyncio.to_thread(ensure_database, server_url, database_url.rsplit("/", 1)[1])
+    await asyncio.to_thread(ensure_database, server_url, database_name(database_url))
 
 
 @pytest.fixture

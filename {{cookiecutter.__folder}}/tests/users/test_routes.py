@@ -53,6 +53,7 @@ async def test_of_many_that_want_an_email_at_once_one_gets_it(client: httpx2.Asy
         ({"name": "Ada"}, "/body/email"),
         ({"email": "ada", "name": "Ada"}, "/body/email"),
         ({"email": "Ada <ada@example.com>", "name": "Ada"}, "/body/email"),
+        ({"email": "ada@secret·label.com", "name": "Ada"}, "/body/email"),
         ({"email": None, "name": "Ada"}, "/body/email"),
         ({"email": "ada@example.com", "name": "  "}, "/body/name"),
         ({"email": "ada@example.com", "name": "x" * 201}, "/body/name"),
@@ -69,6 +70,7 @@ async def test_a_body_that_is_not_valid_is_422_and_not_echoed(
     assert response.status_code == 422
     assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
     assert "input" not in response.json()["errors"][0]
+    assert "secret" not in response.text
 
 
 async def test_pages_have_no_gap_and_no_duplicate(client: httpx2.AsyncClient, session: AsyncSession) -> None:
