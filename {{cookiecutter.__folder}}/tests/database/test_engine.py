@@ -146,8 +146,9 @@ async def test_the_kind_of_server_that_is_wanted_is_heeded(database_url: str, wa
     await engine.dispose()
 
 
-async def test_what_the_url_says_of_the_session_wins(database_url: str) -> None:
-    engine = create_database_engine(f"{database_url}?options=-c%20statement_timeout%3D7s%20-c%20jit%3Doff")
+@pytest.mark.parametrize("option", ["-c%20statement_timeout%3D7s", "--Statement-Timeout%3D7s"])
+async def test_what_the_url_says_of_the_session_wins(database_url: str, option: str) -> None:
+    engine = create_database_engine(f"{database_url}?options={option}%20-c%20jit%3Doff")
     async with engine.connect() as connection:
         assert await connection.scalar(text("SHOW statement_timeout")) == "7s"
         assert await connection.scalar(text("SHOW jit")) == "off"
