@@ -37,21 +37,25 @@ def _without_color_message(_logger: object, _method: str, event: EventDict) -> E
 
 
 def _format(exc_info: ExcInfo) -> str:
-    """Write a traceback, plain, since local variables are secrets and users' data, and so is PostgreSQL's DETAIL."""
+    """Write a traceback: plain, since local variables are secrets and users' data, and without PostgreSQL's DETAIL."""
     text = "".join(traceback.format_exception(*exc_info)).rstrip()
     for detail in _details(exc_info[1]):
         text = text.replace(detail, "left out of the log")
     return text
 
 
-def _details(error: BaseException | None) -> Iterator[str]:
-    """Yield what PostgreSQL tells of the rows that failed, in an error and all that led to it."""
-    if error is not None:
-        if isinstance(detail := getattr(error, "detail", None), str) and detail:
+def _details(error: BaseException) -> Iterator[str]:
+    """Yield what PostgreSQL says of the rows that failed, in an error and in all that led to it."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        link = pending.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        if getattr(link, "sqlstate", None) and (detail := getattr(link, "detail", None)):
             yield detail
-        before = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-        for other in (error.__cause__, error.__context__, *before):
-            yield from _details(other)
+        pending += [link.__cause__, link.__context__, *getattr(link, "exceptions", ())]
 
 
 def configure_logging(settings: Settings) -> None:

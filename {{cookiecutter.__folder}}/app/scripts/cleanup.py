@@ -46,7 +46,7 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
     """
 
     async def purge(session: AsyncSession) -> int:
-        # Two that skip each other's rows do not meet, but SERIALIZABLE, where it is set, would take them to.
+        # Cleanups pass over each other's rows; under SERIALIZABLE, where it is set, one of two would fail all the same.
         await session.connection(execution_options={"isolation_level": "READ COMMITTED"})
         return await repository.purge_users(session, deleted_for=deleted_for, limit=batch_size)
 
