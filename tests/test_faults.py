@@ -201,23 +201,29 @@ def test_the_first_request_after_a_restart_succeeds_with_dead_connections_in_the
         assert [answer.status_code for answer in answers] == [201] * 10
 
 
+@contextmanager
+def silent(database: str) -> Iterator[None]:
+    """Let the system stop all processes of the server: connections stay open and nothing is said on them."""
+    postmaster = rows(database, "SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int")[0][0]
+    family = [postmaster, *map(int, run("pgrep", "-P", str(postmaster), cwd=Path("/")).stdout.split())]
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in family:
+            os.kill(pid, signal.SIGCONT)
+
+
 def test_a_server_that_goes_silent_is_cut(project: Path, migrated: str) -> None:
-    """Its processes are stopped by the system: connections stay open and nothing is said on them."""
     env = {"DATABASE_STATEMENT_TIMEOUT": "1", "DATABASE_CONNECT_TIMEOUT": "1"}
     with service(project, migrated, **env) as (address, _):
         assert httpx2.get(f"{address}/users").status_code == 200
-        postmaster = rows(migrated, "SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int")[0][0]
-        family = [postmaster, *map(int, run("pgrep", "-P", str(postmaster), cwd=Path("/")).stdout.split())]
-        for pid in family:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with silent(migrated):
             for path in ("/users", "/users", "/health/ready"):
                 start = time.monotonic()
                 assert httpx2.get(address + path, timeout=30).status_code == 503
                 assert time.monotonic() - start < 10
-        finally:
-            for pid in family:
-                os.kill(pid, signal.SIGCONT)
         while httpx2.get(f"{address}/health/ready").status_code != 200:
             pass
         assert httpx2.get(f"{address}/users").status_code == 200
@@ -227,16 +233,9 @@ def test_sigterm_ends_a_service_whose_server_is_silent(project: Path, migrated: 
     """It would wait for each connection as long as for a statement, half a minute."""
     with service(project, migrated) as (address, process):
         assert httpx2.get(f"{address}/users").status_code == httpx2.get(f"{address}/health/ready").status_code == 200
-        postmaster = rows(migrated, "SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int")[0][0]
-        family = [postmaster, *map(int, run("pgrep", "-P", str(postmaster), cwd=Path("/")).stdout.split())]
-        for pid in family:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with silent(migrated):
             process.terminate()
             process.wait(20)
-        finally:
-            for pid in family:
-                os.kill(pid, signal.SIGCONT)
 
 
 def test_a_thousand_clients_that_hang_up_leak_no_connection(project: Path, migrated: str) -> None:
