@@ -74,6 +74,23 @@ def test_two_workers_that_cannot_start_say_why_and_end(project: Path, database: 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
+def test_a_migration_may_take_longer_than_a_statement_of_the_service(bake: Any, project: Path, database: str) -> None:
+    """Also where the limit is one of the driver's arguments, as it is behind a pooler."""
+    patient = bake()
+    (patient / ".venv").symlink_to(project / ".venv")
+    startup = patient / "app" / "startup.py"
+    limited = '    return {\n        "connect_args": {"command_timeout": 0.5},\n'
+    startup.write_text(startup.read_text().replace("    return {\n", limited, 1))
+    (patient / "migrations" / "versions" / "slow.py").write_text(
+        "from alembic import op\n\nrevision = 'slow'\ndown_revision = '4b7d0c9f2a11'\n\n\n"
+        "def upgrade() -> None:\n    op.execute('SELECT pg_sleep(1)')\n"
+    )
+    alembic = program(project, "alembic")
+    run(alembic, "upgrade", "head", cwd=patient, DATABASE_URL=database, DATABASE_STATEMENT_TIMEOUT="0")
+    current = run(alembic, "current", cwd=patient, DATABASE_URL=database)
+    assert "slow (head)" in current.stdout
+
+
 @pytest.fixture
 def pooler(database: str) -> Iterator[str]:
     """URL of the database behind a PgBouncer in transaction mode, with few connections to the server."""
@@ -99,7 +116,7 @@ def test_behind_a_transaction_pooler_each_service_finds_its_own_schema(bake: Any
     behind = bake()
     (behind / ".venv").symlink_to(project / ".venv")
     startup = behind / "app" / "startup.py"
-    given = '"connect_args": {"statement_cache_size": 0, "prepared_statement_cache_size": 0}'
+    given = '"connect_args": {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "command_timeout": 31}'
     assert given in (behind / "README.md").read_text()
     startup.write_text(startup.read_text().replace("    return {\n", f"    return {{\n        {given},\n", 1))
     schemas = {"one": free_port(), "two": free_port()}

@@ -55,8 +55,8 @@ async def migrate_online(settings: Settings) -> None:
     options |= {"statement_timeout": 0, "pool_size": 2, "max_overflow": 0}
     # In a stricter one the lock's transaction would keep a snapshot, for whose end CREATE INDEX CONCURRENTLY waits.
     options["isolation_level"] = "READ COMMITTED"
-    name = {"server_settings": {"application_name": f"{NAME} migrations"}}
-    options["connect_args"] = {**(options.get("connect_args") or {}), **name}
+    own = {"server_settings": {"application_name": f"{NAME} migrations"}, "command_timeout": None}
+    options["connect_args"] = {**(options.get("connect_args") or {}), **own}
     engine = create_database_engine(settings.database_url.get_secret_value(), settings.database_password, **options)
     schema = settings.database_schema
     try:
