@@ -1,68 +1,31 @@
-"""The files of a deployment: what they must hold, and the README's commands for them."""
+"""The files of a deployment, and what they must hold."""
 
 import json
-import os
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
-from commands import TEMPLATE, environment, run
-from cookiecutter.main import cookiecutter
-from ruamel.yaml import YAML
+from bakes import bake as bake_into
+from commands import TEMPLATE, run
+from deployments import SLUG, compose, container, load, manifests_of, pods, tool
 from services import program
-from sql import execute
 
-SLUG = "order-service"
 OLDEST_KUBERNETES = "1.30"  # the guide promises it; before that there is no preStop sleep
 GUIDE = TEMPLATE / "docs" / "guides" / "deploying.md"
-
-
-def tool(name: str) -> str:
-    return str(Path(sys.executable).with_name(name))
-
-
-def load(path: Path) -> list[Any]:
-    """Return the documents of a file; a key that stands there twice is an error."""
-    return list(YAML(typ="safe", pure=True).load_all(path.read_text()))
 
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with all files of a deployment. Nothing is installed in it."""
-    folder = tmp_path_factory.mktemp("deployed")
-    answers = {"project_slug": SLUG, "deployment": "kubernetes"}
-    return Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder), extra_context=answers))
+    return bake_into(tmp_path_factory.mktemp("deployed"), project_slug=SLUG, deployment="kubernetes")
 
 
 @pytest.fixture(scope="module")
 def manifests(deployed: Path) -> dict[str, Any]:
-    """All objects, by kind: there is one of each."""
-    documents = [document for path in sorted((deployed / "deploy").iterdir()) for document in load(path)]
-    by_kind = {document["kind"]: document for document in documents}
-    assert len(by_kind) == len(documents)
-    return by_kind
-
-
-def pods(manifests: dict[str, Any]) -> dict[str, Any]:
-    """Return the three pod templates, by the kind of what makes them."""
-    return {
-        "Deployment": manifests["Deployment"]["spec"]["template"],
-        "Job": manifests["Job"]["spec"]["template"],
-        "CronJob": manifests["CronJob"]["spec"]["jobTemplate"]["spec"]["template"],
-    }
-
-
-def container(pod: Any) -> Any:
-    (only,) = pod["spec"]["containers"]
-    assert "initContainers" not in pod["spec"]
-    return only
+    return manifests_of(deployed)
 
 
 # --- the image ---
@@ -90,10 +53,6 @@ def test_no_image_is_named_without_a_version(deployed: Path) -> None:
 
 
 # --- compose ---
-
-
-def compose(project: Path, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-    return run(tool("docker-compose"), *arguments, cwd=project, check=check, **env)
 
 
 def test_the_compose_file_is_valid_by_the_specification(deployed: Path) -> None:
@@ -268,14 +227,7 @@ def test_every_probe_asks_a_route_that_exists(project: Path, deployed: Path, man
     assert written <= set(routes)
 
 
-# --- secrets, and the README ---
-
-
-def readme_blocks(project: Path, language: str) -> list[str]:
-    """Return the code of the README's part on deploying."""
-    part = (project / "README.md").read_text().split("## Running it elsewhere\n")[1]
-    blocks = re.findall(rf"^( *)```{language}\n(.*?)^ *```", part, re.DOTALL | re.MULTILINE)
-    return [dedent(block) for _, block in blocks]
+# --- secrets ---
 
 
 def test_no_file_holds_a_secret(deployed: Path, manifests: dict[str, Any]) -> None:
@@ -292,72 +244,3 @@ def test_no_file_holds_a_secret(deployed: Path, manifests: dict[str, Any]) -> No
         for name, value in service.get("environment", {}).items():
             assert "PASSWORD" not in name or value.startswith("${POSTGRES_PASSWORD:?")
             assert "://" not in value or urlsplit(value).password is None
-
-
-def test_the_commands_of_the_readme_work_on_a_baked_project(
-    bake: Any, tmp_path: Path, manifests: dict[str, Any]
-) -> None:
-    """With stand-ins for docker and the others, which only write down what they are told."""
-    project = bake(project_slug=SLUG, deployment="kubernetes")
-    log = tmp_path / "log"
-    for name in ("curl", "docker", "kubectl", "make"):
-        (tmp_path / "bin").mkdir(exist_ok=True)
-        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {shlex.quote(str(log))}\n')
-        (tmp_path / "bin" / name).chmod(0o755)
-    path = f"{tmp_path / 'bin'}{os.pathsep}{environment()['PATH']}"
-    (project / "backup.dump").touch()
-    passwords = {"DATABASE_PASSWORD": "pw", "REGISTRY_USER": "user", "REGISTRY_PASSWORD": "pw"}
-    for block in readme_blocks(project, "sh"):
-        run("sh", "-euc", block, cwd=project, PATH=path, **passwords)
-
-    told = log.read_text().splitlines()
-    for line in told:
-        for file in re.findall(r"-f (\S+)", line):
-            assert (project / file).is_file(), line
-        for kind, name in re.findall(r"\b(job|deployment)[ /](\S+)", line):
-            assert name == manifests[kind.title()]["metadata"]["name"], line
-        for service in re.findall(r"(?:run --rm|exec -T) (\w+)", line):
-            assert service in load(project / "compose.yaml")[0]["services"], line
-    address = urlsplit(next(line for line in told if line.startswith("curl")).split()[-1])
-    assert address.path == "/health/ready"
-    ports = load(project / "compose.yaml")[0]["services"]["app"]["ports"]
-    assert [port.replace("${PORT:-8000}", "8000").rpartition(":")[0] for port in ports] == [address.netloc]
-    assert f"kubectl create secret generic {SLUG} --from-literal=DATABASE_PASSWORD=pw" in told
-    order = [
-        *("kubectl delete job", "kubectl apply -f deploy/migrate.yaml", "kubectl wait job/"),
-        *("kubectl apply -f deploy/service.yaml", "kubectl rollout status"),
-    ]
-    at = [next(number for number, line in enumerate(told) if line.startswith(begin)) for begin in order]
-    assert at == sorted(at)
-    applied = {file for line in told for file in re.findall(r"-f deploy/(\S+)", line)}
-    assert applied == {path.name for path in (project / "deploy").iterdir()}
-
-    pushed = next(line for line in told if line.startswith("docker push")).split()[-1]
-    assert pushed != container(pods(manifests)["Job"])["image"]
-    for file in (project / "deploy").iterdir():
-        assert set(re.findall(r"image: (.*)", file.read_text())) <= {pushed}
-    postgres = json.loads(compose(project, "config", "--format", "json").stdout)["services"]["postgres"]
-    assert len(postgres["environment"]["POSTGRES_PASSWORD"]) == 64
-    for line in told:
-        for name in re.findall(r"(?:pg_dump|createdb|dropdb) .* (\w+)$|--(?:username|dbname)=(\w+)", line):
-            assert "".join(name) == postgres["environment"]["POSTGRES_USER"], line
-
-
-@pytest.mark.parametrize("slug", [SLUG, "order"])
-def test_the_role_of_the_readme_may_migrate_and_work(bake: Any, project: Path, database: str, slug: str) -> None:
-    """And it is the role, and the database, that the manifests name, a word of SQL too. Its maker is no superuser."""
-    deployed = bake(project_slug=slug, deployment="kubernetes")
-    (config,) = load(deployed / "deploy" / "config.yaml")
-    server, told = urlsplit(database), urlsplit(config["data"]["DATABASE_URL"])
-
-    def url(role: str | None, password: str, path: str) -> str:
-        return server._replace(netloc=f"{role}:{password}@{server.netloc.rpartition('@')[2]}", path=path).geturl()
-
-    administrator = f"administrator_{os.urandom(6).hex()}"
-    execute(database, f"CREATE ROLE {administrator} LOGIN CREATEROLE CREATEDB PASSWORD 'pw'")
-    (block,) = readme_blocks(deployed, "sql")
-    for statement in re.findall(r"[^;\n][^;]*;", block):  # one at a time: a database is not made in a transaction
-        execute(url(administrator, "pw", server.path), statement)
-    for command in (["alembic", "upgrade", "head"], ["python", "-m", "app.scripts.cleanup"]):
-        address = url(told.username, "choose-one", told.path)
-        run(program(project, command[0]), *command[1:], cwd=project, DATABASE_URL=address)
