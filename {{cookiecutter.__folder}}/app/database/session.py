@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy import Select, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
 
 from app.database.engine import EngineOptions, create_database_engine
 from app.database.probe import probe
@@ -122,13 +123,17 @@ class DatabaseSessionDependency:
         """Yield a session; what follows the yield is the end of its transaction."""
         if self._sessions is None:
             raise _not_initialized()
-        # On an exception, cancellation included, leaving this block rolls back.
-        async with self._sessions() as session:
+        session = self._sessions()
+        try:
             yield session
             if self._manage_transactions:
-                await session.commit()
+                await session.run_sync(_commit_and_close)
             else:
                 await _refuse_uncommitted_work(session)
+                await session.close()
+        except BaseException:  # cancellation included
+            async with session:  # leaving it rolls back and closes, even while the task is being cancelled
+                raise
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session outside of a request, with the same rule of commit and rollback."""
@@ -181,6 +186,12 @@ async def create_async_session(
             await session.close()
             raise
     return session
+
+
+def _commit_and_close(session: Session) -> None:
+    # At once, since each call of an AsyncSession has a price: it switches to a greenlet and back.
+    session.commit()
+    session.close()
 
 
 def _not_initialized() -> RuntimeError:

@@ -35,19 +35,13 @@ def _with_header(status: int, name: str, description: str) -> dict[int | str, di
     return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
 
 
-def _out(user: repository.UserRow) -> UserOut:
-    # By hand, for a page of them: as much faster than from_attributes as all the rest of the route is long.
-    user_id, email, name, created_at, updated_at = user
-    return UserOut(id=user_id, email=email, name=name, created_at=created_at, updated_at=updated_at)
-
-
 _BODY_ERRORS: Final = problem_responses(400, 409, 413, 422)
 
 
 @router.post("", status_code=201, responses=_with_header(201, "Location", "The address of the user.") | _BODY_ERRORS)
 async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut:
     """Create a user."""
-    user = _out(await repository.create_user(session, email=new.email, name=new.name))
+    user = UserOut(*await repository.create_user(session, email=new.email, name=new.name))
     response.headers["Location"] = f"{request.scope['path']}/{user.id}"
     return user
 
@@ -65,7 +59,7 @@ async def list_users(
     """List users, oldest first, a page at a time."""
     # One more than asked for tells whether there is a next page.
     users = await repository.list_users(reader, limit=limit + 1, after=cursor)
-    items = [_out(user) for user in users[:limit]]
+    items = [UserOut(*user) for user in users[:limit]]
     if len(users) <= limit:
         return UserPage(items=items, next_cursor=None)
     next_cursor = Cursor(items[-1].created_at, items[-1].id).encode()
@@ -76,14 +70,14 @@ async def list_users(
 @router.get("/{user_id}", responses=problem_responses(404, 422))
 async def get_user(user_id: UUID, reader: DbReader) -> UserOut:
     """Get a user."""
-    return _out(await repository.get_user(reader, user_id))
+    return UserOut(*await repository.get_user(reader, user_id))
 
 
 @router.patch("/{user_id}", responses=problem_responses(404) | _BODY_ERRORS)
 async def change_user(user_id: UUID, changes: UserChanges) -> UserOut:
     """Change some fields of a user."""
     # Under SERIALIZABLE two changes at once may collide: the loser runs again here, in place of a 503 for the client.
-    return _out(await run_transaction(lambda session: repository.change_user(session, user_id, changes)))
+    return UserOut(*await run_transaction(lambda session: repository.change_user(session, user_id, changes)))
 
 
 @router.delete("/{user_id}", status_code=204, response_class=Response, responses=problem_responses(404, 422))

@@ -1,6 +1,7 @@
 """What goes over the wire: bodies, parameters and answers of the users' routes."""
 
 import unicodedata
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -59,8 +60,12 @@ class UserChanges(TypedDict, total=False):
     name: Name
 
 
-class UserOut(BaseModel):
-    """A user."""
+# What comes from the database needs no validation: a dataclass costs a third of a pydantic model, and documents the same.
+
+
+@dataclass(slots=True)
+class UserOut:
+    """A user. The fields stand in the order in which the repository selects them."""
 
     id: UUID
     email: str
@@ -69,8 +74,9 @@ class UserOut(BaseModel):
     updated_at: datetime
 
 
-class UserPage(BaseModel):
+@dataclass(slots=True)
+class UserPage:
     """A page of users, oldest first."""
 
     items: list[UserOut]
-    next_cursor: str | None = Field(description="The cursor of the next page; null: this is the last.")
+    next_cursor: Annotated[str | None, Field(description="Cursor of the next page; null on the last page.")]
