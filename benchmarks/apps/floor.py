@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 
 COLUMNS = "id, email, name, created_at, updated_at"
 GET = f"SELECT {COLUMNS} FROM users WHERE id = $1 AND deleted_at IS NULL"
-LIST = f"SELECT {COLUMNS} FROM users WHERE deleted_at IS NULL ORDER BY created_at, id LIMIT $1"
+LIST = f"SELECT {COLUMNS} FROM users WHERE deleted_at IS NULL ORDER BY id LIMIT $1"
 CREATE = f"INSERT INTO users (id, email, name) VALUES ($1, $2, $3) RETURNING {COLUMNS}"
 POOL = 15
 

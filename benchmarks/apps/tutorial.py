@@ -74,7 +74,7 @@ async def get_user(user_id: UUID, session: Session) -> User:
 @app.get("/users", response_model=UserPage)
 async def list_users(session: Session, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> dict[str, object]:
     users = await session.scalars(
-        select(User).where(User.deleted_at.is_(None)).order_by(User.created_at, User.id).limit(limit)
+        select(User).where(User.deleted_at.is_(None)).order_by(User.id).limit(limit)
     )
     return {"items": users.all()}
 

@@ -52,8 +52,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(RequestMiddleware, max_body_bytes=_MAX_BODY_BYTES)
     app.add_middleware(_OneLineStartup)
-    app.include_router(health)
+    # Routes are tried in this order: those that are asked for most come first.
     app.include_router(users, responses=problem_responses(500, 503))
+    app.include_router(health)
     return app
 
 

@@ -2,8 +2,8 @@
 
 import re
 import time
+from secrets import token_hex
 from typing import Final
-from uuid import uuid4
 
 import structlog
 from fastapi import Request
@@ -44,7 +44,7 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         request_id = headers.get("x-request-id", "")
         if not _SANE_ID.fullmatch(request_id):  # it goes into logs and headers: take no line breaks from a stranger
-            request_id = uuid4().hex
+            request_id = token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)

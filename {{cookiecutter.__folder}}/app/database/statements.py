@@ -110,11 +110,12 @@ class KnownStatement:
             if connection.in_transaction() and adapter._transaction is None:
                 await_(adapter._start_transaction())  # SQLAlchemy sends BEGIN with its first statement, too
             records = await_(adapter.driver_connection.fetch(self.sql, *arguments))
-        except BaseException as failure:
-            # SQLAlchemy's own way to name the error, to call the engine's listeners, and to drop a lost connection.
+        except BaseException as failure:  # noqa: BLE001  # cancellation drops the connection, too
+            # SQLAlchemy's own way to name the error, to call the engine's listeners, and to drop a lost connection:
+            # both of these raise.
             try:
                 adapter._handle_exception(failure)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001
                 connection._handle_dbapi_exception(error, self.sql, None, None, None)
         return [self.row(record) for record in records]
 

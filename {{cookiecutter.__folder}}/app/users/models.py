@@ -19,7 +19,8 @@ class User(Base):
 
     __tablename__ = "users"
 
-    # UUIDv7 begins with the time: new rows go to the end of the index, and ids of two workers never meet.
+    # A UUIDv7 begins with the time in milliseconds: the primary key's index is also the order of the list, and new rows
+    # go to its end.
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     email: Mapped[str] = mapped_column(Text)
     name: Mapped[str] = mapped_column(Text)
@@ -32,8 +33,6 @@ class User(Base):
     __table_args__ = (
         # Only the database can keep e-mails unique: a check before the insert is a race. Deleted users do not count.
         Index(EMAIL_UNIQUE, func.lower(email), unique=True, postgresql_where=deleted_at.is_(None)),
-        # The order of the list, so that any page is one short walk along the index.
-        Index("ix_users_created_at_id", created_at, "id", postgresql_where=deleted_at.is_(None)),
         # What the cleanup script looks for.
         Index("ix_users_deleted_at", deleted_at, postgresql_where=deleted_at.is_not(None)),
     )

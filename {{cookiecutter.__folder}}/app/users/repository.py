@@ -7,9 +7,10 @@ to make one takes longer than to run it.
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -19,7 +20,6 @@ from app.database.failures import constraint_name
 from app.database.reader import Reader
 from app.database.statements import fetch
 from app.errors import Conflict, NotFound
-from app.users.cursor import Cursor
 from app.users.models import EMAIL_UNIQUE, User
 from app.users.schemas import UserChanges
 
@@ -44,11 +44,10 @@ _table = Base.metadata.tables[User.__tablename__]
 _columns = (User.id, User.email, User.name, User.created_at, User.updated_at)  # the fields of UserOut, in their order
 _active = User.deleted_at.is_(None)
 _this = (User.id == bindparam("user_id"), _active)
-_place = tuple_(User.created_at, User.id)
 
 _ONE = select(*_columns).where(*_this)
-_FIRST_PAGE = select(*_columns).where(_active).order_by(User.created_at, User.id).limit(bindparam("limit"))
-_NEXT_PAGE = _FIRST_PAGE.where(_place > tuple_(bindparam("created_at"), bindparam("row_id")))
+_FIRST_PAGE = select(*_columns).where(_active).order_by(User.id).limit(bindparam("limit"))
+_NEXT_PAGE = _FIRST_PAGE.where(User.id > bindparam("last_id"))
 _CREATE = (
     insert(_table)
     .values({User.id: bindparam("new_id"), User.email: bindparam("new_email"), User.name: bindparam("new_name")})
@@ -59,7 +58,7 @@ _DELETE = update(_table).where(*_this).values({User.deleted_at: func.now()}).ret
 
 @cache
 def _change(*fields: str) -> ReturningUpdate[UUID, str, str, datetime, datetime]:
-    new = {getattr(User, field): bindparam(f"new_{field}") for field in fields}
+    new: dict[Any, Any] = {getattr(User, field): bindparam(f"new_{field}") for field in fields}
     return update(_table).where(*_this).values(new).returning(*_columns)
 
 
@@ -110,11 +109,11 @@ async def get_user(reader: Reader, user_id: UUID) -> UserRow:
     return user
 
 
-async def list_users(reader: Reader, *, limit: int, after: Cursor | None = None) -> Sequence[UserRow]:
-    """Return up to ``limit`` users, oldest first, beginning after a place in the list."""
+async def list_users(reader: Reader, *, limit: int, after: UUID | None = None) -> Sequence[UserRow]:
+    """Return up to ``limit`` users, oldest first, starting after the one with a given id."""
     if after is None:
         return await reader.all(_FIRST_PAGE, limit=limit)
-    return await reader.all(_NEXT_PAGE, limit=limit, created_at=after.created_at, row_id=after.row_id)
+    return await reader.all(_NEXT_PAGE, limit=limit, last_id=after)
 
 
 async def change_user(session: AsyncSession, user_id: UUID, changes: UserChanges) -> UserRow:

@@ -4,31 +4,17 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import PlainValidator, WithJsonSchema
 
 from app.database.retry import run_transaction
 from app.dependencies import DbReader, DbSession
+from app.pages import Cursor, Limit, make_cursor
 from app.problems import problem_responses
 from app.users import repository
-from app.users.cursor import Cursor
 from app.users.schemas import NewUser, UserChanges, UserOut, UserPage
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/users", tags=["users"])
-
-
-def _decode(value: Any) -> Cursor | None:
-    return Cursor.decode(value) if value else None
-
-
-_Limit = Annotated[int, Query(ge=1, le=200, description="How many users a page holds at the most.")]
-_Cursor = Annotated[
-    Cursor | None,
-    PlainValidator(_decode),
-    WithJsonSchema({"type": "string", "pattern": "^([A-Za-z0-9_-]{32})?$"}),
-    Query(description="The next_cursor of the page before; none: the first page."),
-]
 
 
 def _with_header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
@@ -53,8 +39,8 @@ async def list_users(
     reader: DbReader,
     request: Request,
     response: Response,
-    limit: _Limit = 50,
-    cursor: _Cursor = None,
+    limit: Annotated[Limit, Query()] = 50,
+    cursor: Annotated[Cursor, Query()] = None,
 ) -> UserPage:
     """List users, oldest first, a page at a time."""
     # One more than asked for tells whether there is a next page.
@@ -62,7 +48,7 @@ async def list_users(
     items = [UserOut(*user) for user in users[:limit]]
     if len(users) <= limit:
         return UserPage(items=items, next_cursor=None)
-    next_cursor = Cursor(items[-1].created_at, items[-1].id).encode()
+    next_cursor = make_cursor(items[-1].id)
     response.headers["Link"] = f'<{request.scope["path"]}?limit={limit}&cursor={next_cursor}>; rel="next"'
     return UserPage(items=items, next_cursor=next_cursor)
 

@@ -60,12 +60,12 @@ class UserChanges(TypedDict, total=False):
     name: Name
 
 
-# What comes from the database needs no validation: a dataclass costs a third of a pydantic model, and documents the same.
+# Values from the database need no validation: a dataclass costs a third of a pydantic model and is documented the same.
 
 
 @dataclass(slots=True)
 class UserOut:
-    """A user. The fields stand in the order in which the repository selects them."""
+    """A user."""
 
     id: UUID
     email: str

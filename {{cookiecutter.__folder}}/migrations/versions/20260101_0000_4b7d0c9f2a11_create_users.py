@@ -31,9 +31,6 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("deleted_at IS NULL"),
     )
-    op.create_index(
-        "ix_users_created_at_id", "users", ["created_at", "id"], postgresql_where=sa.text("deleted_at IS NULL")
-    )
     op.create_index("ix_users_deleted_at", "users", ["deleted_at"], postgresql_where=sa.text("deleted_at IS NOT NULL"))
 
 

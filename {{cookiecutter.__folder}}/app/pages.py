@@ -1,0 +1,33 @@
+"""Pages of a list that is ordered by id, and the cursor that leads from one page to the next."""
+
+import base64
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+__all__ = ["Cursor", "Limit", "make_cursor"]
+
+
+def make_cursor(last: UUID) -> str:
+    """Return the cursor of the page that follows a row: its id, as text that is safe in a URL and opaque to clients."""
+    return base64.urlsafe_b64encode(last.bytes).decode().rstrip("=")
+
+
+def _read_cursor(value: Any) -> UUID | None:
+    if not value:
+        return None
+    try:
+        return UUID(bytes=base64.b64decode(f"{value}==", altchars=b"-_", validate=True))
+    except ValueError:
+        raise ValueError("is not a cursor of this list; send a next_cursor as it was received") from None
+
+
+Limit = Annotated[int, Field(ge=1, le=200, description="Maximum number of items on the page.")]
+Cursor = Annotated[
+    UUID | None,
+    PlainValidator(_read_cursor),
+    WithJsonSchema({"type": "string", "pattern": "^([A-Za-z0-9_-]{22})?$"}),
+    Field(description="The next_cursor of the previous page; empty for the first page."),
+]
+"""A query parameter. In the handler it is the id of the last row of the previous page, None for the first page."""
