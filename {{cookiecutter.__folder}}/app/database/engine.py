@@ -20,6 +20,7 @@ from app.database.failures import (
     READ_ONLY,
     DatabaseUnavailable,
     describe,
+    has_outdated_plan,
     sqlstate,
 )
 from app.database.url import DatabaseUrl, parse_database_url
@@ -179,10 +180,11 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
     def name_a_failed_statement(context: ExceptionContext) -> None:
         if isinstance(context.original_exception, OSError):  # command_timeout is a bare TimeoutError
             raise DatabaseUnavailable(f"PostgreSQL at {address} did not answer in time") from context.original_exception
-        if sqlstate(context.original_exception) == READ_ONLY:
-            # A primary that a failover has made a replica: not this connection again, the next one may be right.
+        error = context.original_exception
+        if sqlstate(error) == READ_ONLY or has_outdated_plan(error):
+            # A failover has made the primary a replica, or a migration has changed a column that prepared statements
+            # name: it is so for every connection of the pool, and all are replaced.
             context.is_disconnect = True
-            context.invalidate_pool_on_disconnect = False
 
     @event.listens_for(engine.sync_engine, "checkout")
     def replace_a_closed_connection(

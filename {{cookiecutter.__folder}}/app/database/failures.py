@@ -14,6 +14,7 @@ __all__ = [
     "DatabaseUnavailable",
     "constraint_name",
     "describe",
+    "has_outdated_plan",
     "is_conflict",
     "is_refused",
     "is_unavailable",
@@ -89,7 +90,7 @@ def is_unavailable(error: BaseException) -> bool:
     state = sqlstate(error) or ""
     if state in _NEVER:
         return False
-    known = state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES or _has_outdated_plan(error)
+    known = state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES or has_outdated_plan(error)
     return known or error.connection_invalidated
 
 
@@ -103,10 +104,10 @@ def is_refused(error: BaseException) -> bool:
 
 def is_conflict(error: BaseException) -> bool:
     """Tell whether the transaction was rolled back for the sake of a concurrent one: running it again may succeed."""
-    return sqlstate(error) in _CONFLICTS or _has_outdated_plan(error)
+    return sqlstate(error) in _CONFLICTS or has_outdated_plan(error)
 
 
-def _has_outdated_plan(error: BaseException) -> bool:
+def has_outdated_plan(error: BaseException) -> bool:
     """Tell whether a migration has changed a column since the statement was prepared: it is prepared anew next time."""
     return any(isinstance(link, InvalidCachedStatementError) for link in _chain(error))
 

@@ -68,6 +68,9 @@ class Statements:
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Any, KnownStatement | None] = WeakKeyDictionary()
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def __contains__(self, statement: object) -> bool:
         return statement in self._known
 
