@@ -23,7 +23,7 @@ demo: .venv/.installed ## Bake the default answers and serve them on http://127.
 test: lint ## Check the template, bake it, run what it bakes
 	@pytest
 
-bench: .venv/.installed ## Measure what the layers cost, beside a hand-written floor (ARGS=--quick: one minute). Needs wrk
+bench: .venv/.installed ## Measure what the layers cost, beside a hand-written baseline (ARGS=--quick: two minutes). Needs wrk
 	@$(UV) run --quiet --group bench python -m benchmarks $(ARGS)
 
 lint: .venv/.installed

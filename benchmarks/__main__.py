@@ -11,19 +11,19 @@ from benchmarks.growth import growth
 from benchmarks.layers import ROUTES, compare
 from benchmarks.load import APPS
 from benchmarks.project import baked_project
-from benchmarks.report import CHART, PAGE, details, draw, machine, markdown, summary, write
+from benchmarks.report import CHART, PAGE, details, draw, machine, markdown, remember, summary, write
 
 GROWTH_STEPS, COLD_STEPS = 5 + 2 + 4 + 3, 3
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="A minute: the three routes and the cold start, printed and not written.")
+@click.option("--quick", is_flag=True, help="Two minutes: the routes and the cold start, printed and not written.")
 def main(quick: bool) -> None:
     """Measure what the layers of a service cost."""
     for program, package in (("wrk", "wrk"), ("taskset", "util-linux")):
         if not shutil.which(program):
             sys.exit(f"{program} is not installed; on Debian: apt-get install {package}")
-    rounds, seconds, users = (1, 2, 10_000) if quick else (5, 4, 100_000)
+    rounds, seconds, users = (1, 2, 20_000) if quick else (5, 4, 100_000)
     steps = len(ROUTES) * len(APPS) * (rounds + 1) + (2 if quick else GROWTH_STEPS + COLD_STEPS)
     with Progress() as progress:
         task = progress.add_task("installing", total=steps)
@@ -32,7 +32,7 @@ def main(quick: bool) -> None:
             progress.advance(task)
 
         with baked_project() as project:
-            progress.update(task, description="three routes, four applications")
+            progress.update(task, description="the routes, four applications")
             results, memory = compare(project, users=users, rounds=rounds, seconds=seconds, advance=advance)
             progress.update(task, description="cold start")
             cold = cold_start(project, memory, demo=not quick, advance=advance)
@@ -44,12 +44,14 @@ def main(quick: bool) -> None:
         note,
         "One worker on a core of its own, PostgreSQL and wrk on another, 16 connections. All four do the same: the "
         "e-mail is checked, a write is a transaction. The service runs as it is shipped, its access line, request ids "
-        "and problem details on; the others have none of these.",
-        f"## Share of the floor's requests a second\n\n{summary(results)}",
+        "and problem details on; the others have none of these. The baseline is Starlette + asyncpg, by hand.",
+        f"## Share of the baseline's requests a second\n\n{summary(results)}",
         f"## By route\n\n{details(results, memory)}",
         f"## Cold start\n\n{markdown(cold)}",
         *(f"## {title}\n\n{markdown(table)}" for title, table in more),
     ]
+    if not quick:
+        parts.append(f"## This version and earlier ones, shares of the baseline\n\n{remember(results)}")
     page = "\n\n".join(parts) + "\n"
     if quick:
         click.echo(page)

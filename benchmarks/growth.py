@@ -23,7 +23,7 @@ def growth(project: Project, *, seconds: int, advance: Callable[[], Any]) -> Ite
 
 
 def _one(project: Project) -> str:
-    (row,) = project.sql("SELECT id FROM users ORDER BY created_at LIMIT 1")
+    (row,) = project.sql("SELECT id FROM users ORDER BY id LIMIT 1")
     return f"/users/{row['id']}"
 
 
@@ -75,14 +75,9 @@ def _sizes(project: Project, seconds: int, advance: Callable[[], Any]) -> tuple[
 
 def _cursor_after(project: Project, row: int) -> str:
     """Return the cursor of the page after a row, as the baked project makes it."""
-    (found,) = project.sql(
-        f"SELECT id, created_at FROM users WHERE deleted_at IS NULL ORDER BY created_at, id OFFSET {row - 1} LIMIT 1"
-    )
-    make = (
-        "import sys; from datetime import datetime; from uuid import UUID; from app.users.cursor import Cursor; "
-        "print(Cursor(datetime.fromisoformat(sys.argv[1]), UUID(sys.argv[2])).encode())"
-    )
-    command = [str(project.programs / "python"), "-c", make, found["created_at"].isoformat(), str(found["id"])]
+    (found,) = project.sql(f"SELECT id FROM users WHERE deleted_at IS NULL ORDER BY id OFFSET {row - 1} LIMIT 1")
+    make = "import sys; from uuid import UUID; from app.pages import make_cursor; print(make_cursor(UUID(sys.argv[1])))"
+    command = [str(project.programs / "python"), "-c", make, str(found["id"])]
     return subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=True).stdout.strip()
 
 

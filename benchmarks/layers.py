@@ -1,17 +1,32 @@
-"""The three routes, by four applications, in turn."""
+"""The routes, by four applications, in turn."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.load import APPS, Sample, measure, median, servers
+from benchmarks.load import ADDED, APPS, Sample, measure, median, servers
 from benchmarks.project import Project
 
+
+class Route(NamedTuple):
+    """A route that is measured."""
+
+    kind: str
+    """The kind of request of `wrk.lua`."""
+    path: str
+    goal: float
+    """The share of the baseline's rate that the service is to reach."""
+    added: bool = False
+    """Whether the service creates the user by ``session.add``."""
+
+
 ROUTES = {
-    "GET /users/{id}": 0.25,
-    "GET /users?limit=50": 0.35,
-    "POST /users": 0.25,
+    "GET /users/{id}": Route("get", "/users/00000000-0000-7000-8000-000000000100", 0.38),
+    "GET /users?limit=50": Route("get", "/users?limit=50", 0.48),
+    "POST /users": Route("create", "/users", 0.36),
+    "POST /users, by session.add": Route("create", "/users", 0.28, added=True),
+    "PATCH /users/{id}": Route("patch", "/users", 0.36),
+    "DELETE /users/{id}": Route("delete", "/users", 0.36),
 }
-"""Each route, and the share of the floor's rate that the service is to reach."""
 
 Results = dict[str, dict[str, Sample]]
 
@@ -28,20 +43,19 @@ def compare(
 
     """
     project.seed(users)
-    (row,) = project.sql(f"SELECT id FROM users OFFSET {users // 2} LIMIT 1")
-    paths = {
-        "GET /users/{id}": f"/users/{row['id']}",
-        "GET /users?limit=50": "/users?limit=50",
-        "POST /users": "/users",
-    }
-    samples: dict[str, dict[str, list[Sample]]] = {route: {app: [] for app in APPS} for route in ROUTES}
+    samples: dict[str, dict[str, list[Sample]]] = {name: {app: [] for app in APPS} for name in ROUTES}
     with servers(project) as running:
-        for route, path in paths.items():
+        for name, route in ROUTES.items():
             for number in range(rounds + 1):
-                for app, target in running.items():
-                    sample = measure(target, path, seconds if number else 1, create=route.startswith("POST"))
+                for app in APPS:
+                    if route.kind == "delete":
+                        project.seed(users)  # those that the last burst has deleted are back
+                    target, path = (
+                        (running[ADDED], "/added") if route.added and app == "service" else (running[app], route.path)
+                    )
+                    sample = measure(target, path, seconds if number else 1, kind=route.kind, users=users)
                     if number:  # the first one only warms up
-                        samples[route][app].append(sample)
+                        samples[name][app].append(sample)
                     advance()
-        memory = {app: target.memory() for app, target in running.items()}
-    return {route: {app: median(of) for app, of in by_app.items()} for route, by_app in samples.items()}, memory
+        memory = {app: running[app].memory() for app in APPS}
+    return {name: {app: median(of) for app, of in by_app.items()} for name, by_app in samples.items()}, memory

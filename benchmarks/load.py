@@ -19,11 +19,16 @@ from benchmarks.project import DATABASE_CORE, SERVER_CORE, Project
 
 HERE = Path(__file__).resolve().parent
 APPS = {
-    "floor": "Starlette + asyncpg, by hand",
+    "baseline": "Starlette + asyncpg, by hand",
     "by_hand": "FastAPI + asyncpg, by hand",
-    "tutorial": "the tutorials' session",
+    "tutorial": "session per request as in the tutorials",
     "service": "**this template**",
 }
+"""Each application, and what tables and charts call it."""
+
+ADDED = "added"
+"""The service with a route that creates by ``session.add``."""
+
 _ports = count(8300)
 _runs = count(1)
 
@@ -95,7 +100,12 @@ def server(project: Project, app: str = "service", *, cores: str = SERVER_CORE, 
     command += ["--port", str(port), "--workers", str(workers)]
     with TemporaryFile() as log:
         process = subprocess.Popen(
-            command, cwd=project.folder, env=project.environment, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=project.folder,
+            env=project.environment | {"PYTHONPATH": str(project.folder)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             wait_for(process, f"http://127.0.0.1:{port}/users?limit=1")
@@ -122,13 +132,15 @@ def wait_for(process: subprocess.Popen[bytes], address: str, *, pause: float = 0
 def servers(project: Project) -> Iterator[dict[str, Server]]:
     """Serve all applications side by side, on the one core; load goes to one at a time."""
     with ExitStack() as stack:
-        yield {app: stack.enter_context(server(project, app)) for app in APPS}
+        yield {app: stack.enter_context(server(project, app)) for app in (*APPS, ADDED)}
 
 
-def measure(target: Server, path: str, seconds: float, *, connections: int = 16, create: bool = False) -> Sample:
-    """Load a server for a while."""
+def measure(  # noqa: PLR0913  # all of them are asked for by name
+    target: Server, path: str, seconds: float, *, connections: int = 16, kind: str = "get", users: int = 0
+) -> Sample:
+    """Load a server for a while with one kind of request of `wrk.lua`."""
     before = target.cpu_seconds()
-    arguments = ["create", f"{os.getpid()}-{next(_runs)}"] if create else []
+    arguments = [kind, f"{os.getpid()}-{next(_runs)}", str(users)]
     command = ["taskset", "--cpu-list", DATABASE_CORE, "wrk", "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{seconds}s", "--timeout", "60s", "--script", str(HERE / "wrk.lua")]
     command += [f"http://127.0.0.1:{target.port}{path}", "--", *arguments]

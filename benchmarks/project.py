@@ -24,7 +24,7 @@ class Project:
             "PATH": f"{self.programs}:{os.environ['PATH']}"
         }
         run("make", "install", cwd=folder, env=self.environment)
-        # orjson is what a hand-written floor would use; the service does not.
+        # orjson is what hand-written code would use; the service does not.
         run("uv", "pip", "install", "--quiet", "--python", self.programs / "python", "orjson", cwd=folder)
         run("taskset", "--cpu-list", DATABASE_CORE, "make", "db", cwd=folder, env=self.environment)
         line = next(line for line in (folder / ".env").read_text().splitlines() if line.startswith("DATABASE_URL="))
@@ -37,7 +37,8 @@ class Project:
         self.sql("TRUNCATE users")
         self.sql(
             "INSERT INTO users (id, email, name, created_at, updated_at, deleted_at) "
-            "SELECT gen_random_uuid(), 'user' || n || '@example.com', 'User ' || n, "
+            "SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, "
+            "'user' || n || '@example.com', 'User ' || n, "
             "now() - interval '1 day' + n * interval '1 ms', now(), "
             f"CASE WHEN {deleted} THEN now() - interval '1 year' END FROM generate_series(1, {users}) n"
         )

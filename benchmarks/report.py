@@ -1,10 +1,12 @@
 """What was measured, as a Markdown page and a chart."""
 
 import datetime
+import json
 import os
 import platform
 import re
 import subprocess
+import tomllib
 
 import matplotlib as mpl
 
@@ -16,9 +18,10 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 
 PAGE = TEMPLATE / "benchmarks" / "results.md"
+HISTORY = TEMPLATE / "benchmarks" / "history.json"
 CHART = TEMPLATE / "benchmarks" / "results.svg"
 README = TEMPLATE / "README.md"
-_COLOURS = {"floor": "#9aa5b1", "by_hand": "#7b8794", "tutorial": "#cbd2d9", "service": "#0b69a3"}
+_COLOURS = {"baseline": "#9aa5b1", "by_hand": "#7b8794", "tutorial": "#cbd2d9", "service": "#0b69a3"}
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -28,12 +31,25 @@ def markdown(table: list[list[str]]) -> str:
 
 
 def summary(results: Results) -> str:
-    """Return the shares of the floor's rate: the table that the README shows."""
-    table = [["route", *(APPS[app] for app in APPS if app != "floor"), "asked for"]]
-    for route, share in ROUTES.items():
-        floor = results[route]["floor"].rate
-        shares = [f"{results[route][app].rate / floor:.2f}" for app in APPS if app != "floor"]
+    """Return the shares of the baseline's rate: the table that the README shows."""
+    table = [["route", *(APPS[app] for app in APPS if app != "baseline"), "goal"]]
+    for route, (_, _, share, _) in ROUTES.items():
+        baseline = results[route]["baseline"].rate
+        shares = [f"{results[route][app].rate / baseline:.2f}" for app in APPS if app != "baseline"]
         table.append([f"`{route}`", *shares, f"{share:.2f}"])
+    return markdown(table)
+
+
+def remember(results: Results) -> str:
+    """Keep the service's shares beside those of earlier versions, and return the table of all."""
+    shares = {route: round(by_app["service"].rate / by_app["baseline"].rate, 2) for route, by_app in results.items()}
+    version = tomllib.loads((TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    runs = json.loads(HISTORY.read_text(encoding="utf-8"))
+    runs[version] = {"measured": str(datetime.datetime.now(datetime.UTC).date()), "shares": shares}
+    HISTORY.write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
+    table = [["version", "measured", *(f"`{route}`" for route in ROUTES)]]
+    for name, run in runs.items():
+        table.append([name, run["measured"], *(f"{run['shares'].get(route, '')}" for route in ROUTES)])
     return markdown(table)
 
 
@@ -41,10 +57,10 @@ def details(results: Results, memory: dict[str, float]) -> str:
     """Return all figures of each route."""
     parts = []
     for route, by_app in results.items():
-        table = [["", "requests/s", "of the floor", "CPU a request, µs", "of the floor", "p50 ms", "p99 ms"]]
-        floor = by_app["floor"]
+        table = [["", "requests/s", "of the baseline", "CPU a request, µs", "of the baseline", "p50 ms", "p99 ms"]]
+        baseline = by_app["baseline"]
         for app, sample in by_app.items():
-            rate, cpu = f"{sample.rate / floor.rate:.2f}", f"{sample.cpu / floor.cpu:.1f} times"
+            rate, cpu = f"{sample.rate / baseline.rate:.2f}", f"{sample.cpu / baseline.cpu:.1f} times"
             row = [APPS[app], f"{sample.rate:.0f}", rate, f"{sample.cpu:.0f}", cpu]
             table.append([*row, f"{sample.p50:.1f}", f"{sample.p99:.1f}"])
         parts.append(f"### `{route}`\n\n{markdown(table)}")
@@ -68,19 +84,19 @@ def machine(project: Project) -> str:
 
 
 def draw(results: Results, note: str) -> None:
-    """Draw the rates, as shares of the floor."""
+    """Draw the rates, as shares of the baseline."""
     mpl.rcParams["svg.hashsalt"] = "the same ids in each run"
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
     height = 0.2
     for place, (app, colour) in enumerate(_COLOURS.items()):
-        shares = [results[route][app].rate / results[route]["floor"].rate for route in ROUTES]
+        shares = [results[route][app].rate / results[route]["baseline"].rate for route in ROUTES]
         rows = [number + (place - 1.5) * height for number in range(len(ROUTES))]
         bars = axes.barh(rows, shares, height * 0.9, color=colour, label=APPS[app].strip("*"))
         axes.bar_label(bars, [f" {share:.2f}" for share in shares], fontsize=8)
     axes.set_yticks(range(len(ROUTES)), list(ROUTES))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.1)
-    axes.set_xlabel("requests a second, as a share of what the hand-written floor serves")
+    axes.set_xlabel("requests a second, as a share of what the hand-written baseline serves")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(CHART, metadata={"Date": None, "Description": note})

@@ -1,4 +1,5 @@
--- Sends GET, or with the argument `create` a POST of a user that is new each time; prints what it measured as JSON.
+-- Sends what its arguments say, and prints what it measured as JSON. Arguments: the kind of request (get, create, patch
+-- or delete), a text that no other run has, and how many users there are. Users have the ids that `Project.seed` gives.
 local threads = 0
 
 function setup(thread)
@@ -6,13 +7,31 @@ function setup(thread)
   thread:set("number", threads)
 end
 
+local function address(user)
+  return string.format("/users/00000000-0000-7000-8000-%012x", user)
+end
+
 function init(arguments)
-  if arguments[1] == "create" then
-    local count, run = 0, arguments[2]
+  local kind, run, users = arguments[1], arguments[2], tonumber(arguments[3])
+  local headers = { ["Content-Type"] = "application/json" }
+  local count = 0
+  if kind == "create" then
     request = function()
       count = count + 1
       local body = string.format('{"email": "%s-%d-%d@example.com", "name": "Ada Lovelace"}', run, number, count)
-      return wrk.format("POST", nil, { ["Content-Type"] = "application/json" }, body)
+      return wrk.format("POST", nil, headers, body)
+    end
+  elseif kind == "patch" then
+    request = function()
+      count = count + 1
+      -- Far apart, so that two requests at once do not wait for one row.
+      local body = string.format('{"name": "%s-%d"}', run, count)
+      return wrk.format("PATCH", address(1 + count * 7919 % users), headers, body)
+    end
+  elseif kind == "delete" then
+    request = function()
+      count = count + 1
+      return wrk.format("DELETE", address(count))
     end
   end
 end

@@ -8,8 +8,8 @@ from typing import Annotated
 from uuid import UUID
 
 import asyncpg
+from baseline import CHANGE, CREATE, DELETE, GET, LIST, POOL
 from fastapi import FastAPI, HTTPException, Query, Request
-from floor import CREATE, GET, LIST, POOL
 from pydantic import BaseModel, EmailStr
 from uuid_utils.compat import uuid7
 
@@ -17,6 +17,11 @@ from uuid_utils.compat import uuid7
 class NewUser(BaseModel):
     email: EmailStr
     name: str
+
+
+class UserChanges(BaseModel):
+    email: EmailStr | None = None
+    name: str | None = None
 
 
 class UserOut(BaseModel):
@@ -59,3 +64,19 @@ async def create_user(new: NewUser, request: Request) -> UserOut:
     async with request.app.state.pool.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(CREATE, uuid7(), new.email, new.name)
     return UserOut(**row)
+
+
+@app.patch("/users/{user_id}")
+async def change_user(user_id: UUID, changes: UserChanges, request: Request) -> UserOut:
+    async with request.app.state.pool.acquire() as connection, connection.transaction():
+        row = await connection.fetchrow(CHANGE, user_id, changes.email, changes.name)
+    if row is None:
+        raise HTTPException(404)
+    return UserOut(**row)
+
+
+@app.delete("/users/{user_id}", status_code=204)
+async def delete_user(user_id: UUID, request: Request) -> None:
+    async with request.app.state.pool.acquire() as connection, connection.transaction():
+        if await connection.fetchrow(DELETE, user_id) is None:
+            raise HTTPException(404)

@@ -1,8 +1,8 @@
-"""The tutorials' pattern: a session dependency that commits after the response, ORM objects out."""
+"""A session per request as in the tutorials: a dependency that commits after the response, and ORM objects."""
 
 import os
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -29,13 +29,20 @@ class User(Base):
     email: Mapped[str]
     name: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
+    )
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 class NewUser(BaseModel):
     email: EmailStr
     name: str
+
+
+class UserChanges(BaseModel):
+    email: EmailStr | None = None
+    name: str | None = None
 
 
 class UserOut(BaseModel):
@@ -63,19 +70,21 @@ async def get_session() -> AsyncIterator[AsyncSession]:
 Session = Annotated[AsyncSession, Depends(get_session)]
 
 
-@app.get("/users/{user_id}", response_model=UserOut)
-async def get_user(user_id: UUID, session: Session) -> User:
+async def find(session: AsyncSession, user_id: UUID) -> User:
     user = await session.get(User, user_id)
     if user is None or user.deleted_at is not None:
         raise HTTPException(404)
     return user
 
 
+@app.get("/users/{user_id}", response_model=UserOut)
+async def get_user(user_id: UUID, session: Session) -> User:
+    return await find(session, user_id)
+
+
 @app.get("/users", response_model=UserPage)
 async def list_users(session: Session, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> dict[str, object]:
-    users = await session.scalars(
-        select(User).where(User.deleted_at.is_(None)).order_by(User.id).limit(limit)
-    )
+    users = await session.scalars(select(User).where(User.deleted_at.is_(None)).order_by(User.id).limit(limit))
     return {"items": users.all()}
 
 
@@ -86,3 +95,19 @@ async def create_user(new: NewUser, session: Session) -> User:
     await session.flush()
     await session.refresh(user)
     return user
+
+
+@app.patch("/users/{user_id}", response_model=UserOut)
+async def change_user(user_id: UUID, changes: UserChanges, session: Session) -> User:
+    user = await find(session, user_id)
+    for name, value in changes.model_dump(exclude_unset=True).items():
+        setattr(user, name, value)
+    await session.flush()
+    await session.refresh(user)
+    return user
+
+
+@app.delete("/users/{user_id}", status_code=204)
+async def delete_user(user_id: UUID, session: Session) -> None:
+    user = await find(session, user_id)
+    user.deleted_at = datetime.now(UTC)

@@ -56,14 +56,14 @@ async def run_transaction(
     """
     for left in range(tries - 1, -1, -1):
         try:
-            async with database.session() as session:
+            async with database.transaction() as session:
                 result = await fn(session)
-                await session.commit()
-                return result
         except DBAPIError as error:
             if left == 0 or not is_conflict(error):
                 raise
             _log.info("transaction runs again", sqlstate=sqlstate(error), tries_left=left)
+        else:
+            return result
         # The full range of the pause is random: "full jitter", from the AWS Architecture Blog's "Exponential Backoff".
         await asyncio.sleep(random.uniform(0, _FIRST_PAUSE * 2 ** (tries - 1 - left)))  # noqa: S311  # not a secret
     raise AssertionError("tries must be 1 or more")

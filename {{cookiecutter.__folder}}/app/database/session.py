@@ -129,8 +129,13 @@ class DatabaseSessionDependency:
         """Open a session; leaving the block ends its transaction, by the same rule in requests and outside them."""
         if self._sessions is None:
             raise _not_initialized()
-        end = _commit_and_close if self._manage_transactions else _refuse_uncommitted_work
-        return _Block(self._sessions(), end)
+        return self.transaction() if self._manage_transactions else _Block(self._sessions(), _refuse_uncommitted_work)
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """Open a session that is one transaction, also where handlers commit by themselves."""
+        if self._sessions is None:
+            raise _not_initialized()
+        return _Block(self._sessions(), _commit_and_close)
 
     async def ping(self) -> None:
         """Ask the server for an answer, apart from the pool. Raises what `is_unavailable` knows, or a DBAPIError."""
