@@ -89,6 +89,8 @@ def learn(baked: Path) -> None:
     for name in ("app/main.py", "app/users/routes.py", "app/scripts/cleanup.py", "Dockerfile"):
         with (baked / name).open("a") as file:
             file.write("# Learnt in 0.2.0.\n")
+    for migration in (baked / "migrations" / "versions").glob("*.py"):
+        migration.write_text(migration.read_text() + "# Learnt in 0.2.0.\n")
     workflows = baked / ".github" / "workflows"
     (workflows / "learnt.yml").write_text("on: push\n")
     for workflow in workflows.iterdir():
@@ -116,6 +118,11 @@ def baked(tmp_path_factory: pytest.TempPathFactory) -> Team:
     return team
 
 
+def migrations(team: Team) -> dict[str, str]:
+    """Return the text of each migration of the project."""
+    return {path.name: path.read_text() for path in (team.project / "migrations" / "versions").glob("*.py")}
+
+
 @pytest.fixture
 def team(baked: Team, tmp_path: Path) -> Team:
     """A copy of the project for one test."""
@@ -134,6 +141,7 @@ def test_cruft_bakes_what_cookiecutter_bakes(baked: Team, tmp_path: Path, flag: 
 
 def test_an_update_brings_what_the_template_learnt_and_keeps_what_is_the_users(team: Team) -> None:
     app = team.project / "app"
+    baked_migrations = migrations(team)
     change(app / "users" / "routes.py", "Create a user.", "Create a user, our way.")
     change(app / "errors.py", "class NotFound", "class Ours(Exception):\n    pass\n\n\nclass NotFound")
     (app / "ours.py").write_text("ours = True\n")
@@ -162,6 +170,7 @@ def test_an_update_brings_what_the_template_learnt_and_keeps_what_is_the_users(t
     assert "\n\nLearnt.\n\n" in readme
     assert readme.endswith("\nOurs.\n")
 
+    assert migrations(team) == baked_migrations, "migrations are the project's own"
     assert not (app / "scripts").exists(), "what its user removed does not come back"
     assert [name for name in CI_FILES if (team.project / name).exists()] == [], "nor what was never chosen"
     conflict_free = team.run("git diff HEAD --name-only --diff-filter=U && git diff HEAD --check")
@@ -169,6 +178,18 @@ def test_an_update_brings_what_the_template_learnt_and_keeps_what_is_the_users(t
 
     assert "up to date" in team.run(RECORD)
     assert "Nothing to do" in team.run("uvx cruft update --skip-apply-ask")
+
+
+def test_a_project_of_version_0_1_0_keeps_its_migrations_by_one_command(team: Team) -> None:
+    released = migrations(team)
+    change(team.project / "pyproject.toml", "[tool.cruft]\nskip", "[tool.before-0-2-0]\nskip")
+    team.commit()
+    team.run(UPDATE)
+    assert migrations(team) != released
+    (restore,) = set(re.findall(r"`(git restore [^`]*)`", (TEMPLATE / "CHANGELOG.md").read_text()))
+    team.run(restore)
+    assert migrations(team) == released
+    assert "migrations" not in team.run("git status --short")
 
 
 def test_a_conflict_is_marked_in_the_file(team: Team) -> None:

@@ -2,36 +2,20 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.database.options import EngineOptions
 from app.database.url import parse_database_url
 
-__all__ = ["IsolationLevel", "LogFormat", "Settings", "SettingsError", "load_settings"]
+__all__ = ["LogFormat", "Settings", "SettingsError", "load_settings"]
 
-IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
 def _upper(value: Any) -> Any:
-    return value.upper().replace("_", " ") if isinstance(value, str) else value
-
-
-def _isolation_level(value: Any) -> Any:
-    level = _upper(value)
-    if level == "AUTOCOMMIT":
-        raise ValueError("AUTOCOMMIT is refused: a request that fails would keep half of what it wrote")
-    return level
-
-
-def _schema_name(value: str) -> str:
-    # PostgreSQL cuts longer names off without an error: two services could share one by accident.
-    if len(value.encode()) > 63 or "\0" in value:
-        raise ValueError("must be at most 63 bytes long, without NUL (PostgreSQL's limit for a name)")
-    if value.startswith("pg_") or value in ("information_schema", "$user"):
-        raise ValueError("is a name that PostgreSQL keeps for itself")
-    return value
+    return value.upper() if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -44,6 +28,9 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         # .env also holds what compose and other tools read.
         extra="ignore",
+        # DATABASE_POOL_SIZE is `pool_size` of `database`.
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
         frozen=True,
         hide_input_in_errors=True,
     )
@@ -54,34 +41,8 @@ class Settings(BaseSettings):
     database_password: SecretStr | None = None
     """The password, where it is kept apart from the URL; any characters."""
 
-    database_schema: Annotated[str, AfterValidator(_schema_name)] | None = None
-    """PostgreSQL schema of the service's tables; none: the server's choice, usually ``public``."""
-
-    database_pool_size: int = Field(default=15, ge=1)
-    """Connections each worker keeps open. Workers x (size + overflow) must stay under max_connections."""
-
-    database_max_overflow: int = Field(default=0, ge=0)
-    """Connections beyond the pool under load. Each is closed when it is given back and made anew for the next request,
-    which costs a busy service a third of its speed: rather let the pool have them."""
-
-    database_pool_timeout: float = Field(default=30, gt=0)
-    """How long a request waits for a free connection before it gets a 503."""
-
-    database_pool_recycle: int = Field(default=-1, ge=-1)
-    """Replace a connection older than this when it is next asked for; -1: never."""
-
-    database_pool_pre_ping: bool = False
-    """Ask the server before each use of a pooled connection. A round trip a request: a connection that the server
-    closed is noticed without it; only a network that drops idle connections silently needs it."""
-
-    database_isolation_level: Annotated[IsolationLevel | None, BeforeValidator(_isolation_level)] = None
-    """None: the server's default, which is READ COMMITTED unless someone changed it."""
-
-    database_connect_timeout: float = Field(default=5, gt=0)
-    """How long one attempt to connect may take."""
-
-    database_statement_timeout: float = Field(default=30, ge=0, le=2_000_000)
-    """How long one statement may take; 0: no limit. Held by the server, and by the driver if the server is silent."""
+    database: EngineOptions = EngineOptions()
+    """Options of the engine: DATABASE_SCHEMA, DATABASE_POOL_SIZE and the others."""
 
     database_probe_tries: int = Field(default=5, ge=1)
     """How often the start-up probe asks for the database."""
@@ -94,6 +55,14 @@ class Settings(BaseSettings):
 
     log_format: LogFormat | None = None
     """None: ``console`` on a terminal, ``json`` elsewhere."""
+
+    @classmethod
+    def settings_customise_sources(cls, *arguments: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Ignore a variable that is called just DATABASE, which would be read as all options at once."""
+        for source in sources.values():
+            if isinstance(source, EnvSettingsSource):
+                source.env_vars = {name: value for name, value in source.env_vars.items() if name != "database"}
+        return super().settings_customise_sources(*arguments, **sources)
 
     @field_validator("database_url")
     @classmethod
@@ -138,7 +107,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _line(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    name = str(location[0]).upper() if location else "settings"
+    name = "_".join(map(str, location)).upper() or "settings"
     if kind == "missing":
         hint = ", or run `make db` for a PostgreSQL of this project's own" if name == "DATABASE_URL" else ""
         return f"{name}: is not set; set it in the environment or in .env{hint}"

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Final
 
 from fastapi import FastAPI
@@ -13,14 +14,18 @@ from app.config import Settings, SettingsError, load_settings
 from app.database.probe import DatabaseNotReady
 from app.database.session import db_session_dependency
 from app.dependencies import LateCommitError, refuse_late_commits
-from app.health.routes import router as health
 from app.logging import configure_logging
 from app.middleware import RequestMiddleware
-from app.problems import install_problems, problem_responses
+from app.problems import install_problems
 from app.startup import open_database
-from app.users.routes import router as users
 
 __all__ = ["app", "create_app"]
+
+_FEATURES: Final = (
+    "users",
+    "health",
+)
+"""Folders of ``app/`` whose routes are served, in the order in which they are tried: the busiest first."""
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
 """Far above any body of these routes, far below what would hurt a worker."""
@@ -41,8 +46,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         configure_logging(current)
         refuse_late_commits(app)
         async with open_database(current, database=db_session_dependency):
-            # What is there by now lives as long as the process: the garbage collector need not look at it again, and
-            # need not come every 700 objects for the little that a request leaves. Earns 5 to 15 % of requests/s.
+            # Everything allocated so far lives as long as the process: the garbage collector need not examine it again,
+            # and need not run every 700 objects for the little that a request leaves. 5 to 15 % more requests/s.
             gc.freeze()
             gc.set_threshold(50_000)
             yield
@@ -52,9 +57,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(RequestMiddleware, max_body_bytes=_MAX_BODY_BYTES)
     app.add_middleware(_OneLineStartup)
-    # Routes are tried in this order: those that are asked for most come first.
-    app.include_router(users, responses=problem_responses(500, 503))
-    app.include_router(health)
+    for feature in _FEATURES:
+        app.include_router(import_module(f"app.{feature}.routes").router)
     return app
 
 

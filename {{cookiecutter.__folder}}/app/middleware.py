@@ -2,12 +2,11 @@
 
 import re
 import time
-from secrets import token_hex
+from random import getrandbits
 from typing import Final
 
 import structlog
 from fastapi import Request
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,10 +40,9 @@ class RequestMiddleware:
             return
 
         start = time.perf_counter()
-        headers = Headers(scope=scope)
-        request_id = headers.get("x-request-id", "")
+        request_id = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
         if not _SANE_ID.fullmatch(request_id):  # it goes into logs and headers: take no line breaks from a stranger
-            request_id = token_hex(16)
+            request_id = f"{getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -57,7 +55,7 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:

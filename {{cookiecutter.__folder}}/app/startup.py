@@ -6,28 +6,12 @@ from contextlib import asynccontextmanager, contextmanager
 import click
 
 from app.config import Settings, SettingsError
-from app.database.engine import EngineOptions
 from app.database.failures import describe, is_unavailable
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import check_revision
 from app.database.session import DatabaseSessionDependency
 
-__all__ = ["engine_options", "errors_as_one_line", "open_database"]
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """Translate the settings into arguments of `app.database.engine.create_database_engine`."""
-    return {
-        "schema": settings.database_schema,
-        "isolation_level": settings.database_isolation_level,
-        "connect_timeout": settings.database_connect_timeout,
-        "statement_timeout": settings.database_statement_timeout,
-        "pool_size": settings.database_pool_size,
-        "max_overflow": settings.database_max_overflow,
-        "pool_timeout": settings.database_pool_timeout,
-        "pool_recycle": settings.database_pool_recycle,
-        "pool_pre_ping": settings.database_pool_pre_ping,
-    }
+__all__ = ["errors_as_one_line", "open_database"]
 
 
 @asynccontextmanager
@@ -54,7 +38,7 @@ async def open_database(
     """
     database = database or DatabaseSessionDependency()
     await database.initialize(
-        settings.database_url.get_secret_value(), settings.database_password, **engine_options(settings)
+        settings.database_url.get_secret_value(), settings.database_password, **vars(settings.database)
     )
     try:
         await wait_for_database(

@@ -24,7 +24,8 @@ __all__ = [
 
 def environment_without_settings() -> dict[str, str]:
     """Return the environment less the service's settings, for programs that must not follow them."""
-    return {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
+    sections = tuple({f"{field.split('_')[0]}_".upper() for field in Settings.model_fields})  # DATABASE_, LOG_
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(sections)}
 
 
 @contextmanager

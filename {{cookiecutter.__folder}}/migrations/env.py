@@ -3,6 +3,9 @@
 import asyncio
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -12,7 +15,7 @@ from sqlalchemy import Connection, Executable, TextClause, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema
 
-import app.users.models  # noqa: F401  # autogeneration sees the tables whose modules are imported here
+import app
 from app.about import NAME
 from app.config import Settings, load_settings
 from app.database.base import Base
@@ -20,7 +23,7 @@ from app.database.engine import create_database_engine
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import Schema, compare_schema
 from app.logging import configure_logging
-from app.startup import engine_options, errors_as_one_line
+from app.startup import errors_as_one_line
 
 _POLL = 0.25
 """Seconds between two looks at whether another migration has ended."""
@@ -33,7 +36,7 @@ _log = structlog.get_logger("alembic")
 
 def migrate_offline(settings: Settings) -> None:
     """Print the SQL instead of running it. Needs no database, nor its URL."""
-    schema = settings.database_schema
+    schema = settings.database.schema
     context.configure(
         dialect_name="postgresql",
         dialect_opts={"paramstyle": "named"},  # the driver's own would double each % in what is printed
@@ -50,15 +53,22 @@ def migrate_offline(settings: Settings) -> None:
 
 async def migrate_online(settings: Settings) -> None:
     """Wait for the server, then for our turn, then migrate."""
-    options = engine_options(settings)
-    # A migration may take its time, for a statement and for the whole; and it needs a connection for the lock.
-    options |= {"statement_timeout": 0, "pool_size": 2, "max_overflow": 0}
-    # In a stricter one the lock's transaction would keep a snapshot, for whose end CREATE INDEX CONCURRENTLY waits.
-    options["isolation_level"] = "READ COMMITTED"
-    own = {"server_settings": {"application_name": f"{NAME} migrations"}, "command_timeout": None}
-    options["connect_args"] = {**(options.get("connect_args") or {}), **own}
-    engine = create_database_engine(settings.database_url.get_secret_value(), settings.database_password, **options)
-    schema = settings.database_schema
+    options = replace(
+        settings.database,
+        statement_timeout=0,
+        # One connection migrates, one holds the lock.
+        pool_size=2,
+        max_overflow=0,
+        # At a stricter level the lock keeps a snapshot, for whose end CREATE INDEX CONCURRENTLY would wait.
+        isolation_level="READ COMMITTED",
+    )
+    engine = create_database_engine(
+        settings.database_url.get_secret_value(),
+        settings.database_password,
+        connect_args={"server_settings": {"application_name": f"{NAME} migrations"}, "command_timeout": None},
+        **vars(options),
+    )
+    schema = options.schema
     try:
         await wait_for_database(
             engine,
@@ -159,7 +169,14 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def _import_models() -> None:
+    """Import ``models.py`` of each feature: autogeneration compares the database with the tables that are imported."""
+    for path in sorted(Path(app.__path__[0]).glob("*/models.py")):
+        import_module(f"app.{path.parent.name}.models")
+
+
 with errors_as_one_line():
+    _import_models()
     if context.is_offline_mode():
         migrate_offline(load_settings(database_url="postgresql://nobody@nowhere/", database_password=None))
     else:

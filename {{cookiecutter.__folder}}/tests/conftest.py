@@ -21,7 +21,7 @@ from app.config import Settings
 from app.database.engine import create_database_engine
 from app.database.session import create_async_session
 from app.main import create_app
-from dev.databases import scratch_database, scratch_server
+from dev.databases import environment_without_settings, scratch_database, scratch_server
 from tests import example
 from tests.commands import run
 
@@ -53,8 +53,8 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
+    for name in os.environ.keys() - environment_without_settings().keys():
+        monkeypatch.delenv(name)
     monkeypatch.setitem(Settings.model_config, "env_file", None)
 
 

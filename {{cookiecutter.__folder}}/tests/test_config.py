@@ -1,11 +1,13 @@
 """Settings: where they come from, and what is said of wrong ones."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from app.config import Settings, SettingsError, load_settings
+from app.database.options import EngineOptions
 
 URL = "postgresql://ada@db.example:5432/orders"
 
@@ -57,7 +59,7 @@ def test_nothing_shows_a_secret() -> None:
 @pytest.mark.parametrize("name", ["x" * 64, "ü" * 32, "pg_mine", "information_schema"])
 def test_a_schema_that_postgresql_would_cut_or_refuse_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match="^DATABASE_SCHEMA: "):
-        load_settings(database_url=URL, database_schema=name)
+        load_settings(database_url=URL, database={"schema": name})
 
 
 def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +67,21 @@ def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("DATABASE_PASSWORD", "")
     monkeypatch.setenv("DATABASE_POOL_SIZE", "")
     assert load_settings() == Settings.model_validate({"database_url": URL})
+
+
+def test_each_option_of_the_engine_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+    given = {field.name: 1 for field in fields(EngineOptions)} | {"schema": "mine", "isolation_level": "serializable"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"DATABASE_{name.upper()}", str(value))
+    assert vars(load_settings().database) == given | {"isolation_level": "SERIALIZABLE", "pool_pre_ping": True}
+
+
+def test_a_variable_that_is_called_just_database_is_someone_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+    monkeypatch.setenv("DATABASE", "orders")
+    monkeypatch.setenv("DATABASE_POOL_SIZE", "3")
+    assert load_settings().database.pool_size == 3
 
 
 def test_the_environment_wins_over_env_file_whose_other_keys_are_ignored(

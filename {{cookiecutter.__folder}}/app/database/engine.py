@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import asyncpg
 from asyncpg.exceptions import TargetServerAttributeNotMatched
@@ -23,9 +23,10 @@ from app.database.failures import (
     has_outdated_plan,
     sqlstate,
 )
+from app.database.options import EngineOptions
 from app.database.url import DatabaseUrl, parse_database_url
 
-__all__ = ["EngineOptions", "create_database_engine"]
+__all__ = ["create_database_engine"]
 
 _DRIVER_GRACE = 1.0
 """Seconds that the driver waits beyond the server's statement_timeout: the server's own error says more."""
@@ -50,35 +51,12 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
         return answer
 
 
-class EngineOptions(TypedDict, total=False):
-    """Keyword arguments of `create_database_engine`, for functions that hand them on."""
-
-    schema: str | None
-    isolation_level: str | None
-    connect_args: Mapping[str, Any] | None
-    connect_timeout: float
-    statement_timeout: float
-    pool_size: int
-    max_overflow: int
-    pool_timeout: float
-    pool_recycle: int
-    pool_pre_ping: bool
-
-
 def create_database_engine(
     url: str,
     password: str | SecretStr | None = None,
     *,
-    schema: str | None = None,
-    isolation_level: str | None = None,
     connect_args: Mapping[str, Any] | None = None,
-    connect_timeout: float = 5,
-    statement_timeout: float = 30,
-    pool_size: int = 15,
-    max_overflow: int = 0,
-    pool_timeout: float = 30,
-    pool_recycle: int = -1,
-    pool_pre_ping: bool = False,
+    **options: Any,
 ) -> AsyncEngine:
     """Create an engine. Nothing connects before its first use; the caller disposes of it.
 
@@ -86,42 +64,34 @@ def create_database_engine(
     ----------
     url, password
         See `app.database.url.parse_database_url`.
-    schema
-        PostgreSQL schema of all tables that name none. It is written into each statement: that costs no round trip,
-        and holds behind a transaction pooler, where a ``search_path`` would leak between clients.
-    isolation_level
-        Of each transaction; none: the server's default.
     connect_args
-        Further arguments of ``asyncpg.connect``. They win over what is set here.
-    connect_timeout
-        Seconds that one attempt to connect may take; the URL's ``connect_timeout`` wins over it.
-    statement_timeout
-        Seconds that one statement may take, 0 for no limit. Sent to the server as a start-up parameter, which some
-        poolers refuse; and held by the driver a second later, for a peer that has gone silent. Not 0, it also ends
-        transactions that idle for a minute.
-    pool_size, max_overflow, pool_timeout, pool_recycle, pool_pre_ping
-        As in ``sqlalchemy.create_engine``.
+        Additional arguments of ``asyncpg.connect``. They take precedence over the ones set here.
+    options
+        Fields of `app.database.options.EngineOptions`, such as ``pool_size=5``.
 
     Raises
     ------
     DatabaseUrlError
-        Where the URL or the password beside it cannot be used.
+        If the URL, or the password beside it, cannot be used.
+    TypeError
+        If there is no such option.
     """
+    chosen = EngineOptions(**options)
     if isinstance(password, SecretStr):
         password = password.get_secret_value()
     target = parse_database_url(url, password)
     arguments: dict[str, Any] = {
-        "timeout": target.connect_timeout or connect_timeout,
+        "timeout": target.connect_timeout or chosen.connect_timeout,
         "connection_class": _HonestConnection,
     }
     guards = {}
-    if statement_timeout:
-        guards["statement_timeout"] = str(max(1, round(statement_timeout * 1000)))
+    if chosen.statement_timeout:
+        guards["statement_timeout"] = str(max(1, round(chosen.statement_timeout * 1000)))
         guards["idle_in_transaction_session_timeout"] = _IDLE_IN_TRANSACTION
-        arguments["command_timeout"] = statement_timeout + _DRIVER_GRACE
+        arguments["command_timeout"] = chosen.statement_timeout + _DRIVER_GRACE
     # The server would let these win over the same ones in `options`, where the user has said otherwise.
-    options = target.server_settings.get("options", "").lower().replace("-", "_")  # PostgreSQL takes both
-    guards = {name: value for name, value in guards.items() if name not in options}
+    own = target.server_settings.get("options", "").lower().replace("-", "_")  # PostgreSQL takes both
+    guards = {name: value for name, value in guards.items() if name not in own}
     arguments |= connect_args or {}
     arguments["server_settings"] = {
         "application_name": NAME,
@@ -135,13 +105,13 @@ def create_database_engine(
     engine = create_async_engine(
         "postgresql+asyncpg://",  # the address is asyncpg's to read: see app.database.url, and `connect` below
         connect_args=arguments,
-        isolation_level=isolation_level,
-        execution_options={"schema_translate_map": {None: schema}} if schema else {},
-        pool_size=pool_size,
-        max_overflow=max_overflow,
-        pool_timeout=pool_timeout,
-        pool_recycle=pool_recycle,
-        pool_pre_ping=pool_pre_ping,
+        isolation_level=chosen.isolation_level,
+        execution_options={"schema_translate_map": {None: chosen.schema}} if chosen.schema else {},
+        pool_size=chosen.pool_size,
+        max_overflow=chosen.max_overflow,
+        pool_timeout=chosen.pool_timeout,
+        pool_recycle=chosen.pool_recycle,
+        pool_pre_ping=chosen.pool_pre_ping,
         # Errors go to logs, and what users sent does not belong there. The price is a log that names the statement
         # and not the value that broke it: set this to False on your own machine while you hunt for one.
         hide_parameters=True,

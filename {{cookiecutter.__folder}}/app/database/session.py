@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any
 
 from pydantic import SecretStr
 from sqlalchemy import Select, func, select
@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
-from app.database.engine import EngineOptions, create_database_engine
+from app.database.engine import create_database_engine
 from app.database.probe import probe
 from app.database.reader import Reader
 
@@ -57,7 +57,7 @@ class DatabaseSessionDependency:
         password: str | SecretStr | None = None,
         *,
         manage_transactions: bool = True,
-        **options: Unpack[EngineOptions],
+        **options: Any,
     ) -> None:
         """Make the pool; one that is there is closed first. Nothing connects yet.
 
@@ -79,7 +79,7 @@ class DatabaseSessionDependency:
             raise ValueError("isolation_level AUTOCOMMIT is refused: a transaction would not be one")
         engine = create_database_engine(url, password, **options)
         # Readiness asks on a connection of its own: a pool that is busy is not a service that is unready.
-        ping_options: EngineOptions = {"pool_size": 1, "max_overflow": 0, "isolation_level": "AUTOCOMMIT"}
+        ping_options = {"pool_size": 1, "max_overflow": 0, "isolation_level": "AUTOCOMMIT"}
         ping_engine = create_database_engine(url, password, **(options | ping_options))
         await self.aclose()
         self._engine = engine

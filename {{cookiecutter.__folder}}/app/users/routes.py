@@ -14,7 +14,7 @@ from app.users.schemas import NewUser, UserChanges, UserOut, UserPage
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/users", tags=["users"])
+router = APIRouter(prefix="/users", tags=["users"], responses=problem_responses(500, 503))
 
 
 def _with_header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
@@ -22,6 +22,12 @@ def _with_header(status: int, name: str, description: str) -> dict[int | str, di
 
 
 _BODY_ERRORS: Final = problem_responses(400, 409, 413, 422)
+
+
+@router.get("/{user_id}", responses=problem_responses(404, 422))
+async def get_user(user_id: UUID, reader: DbReader) -> UserOut:
+    """Get a user."""
+    return UserOut(*await repository.get_user(reader, user_id))
 
 
 @router.post("", status_code=201, responses=_with_header(201, "Location", "The address of the user.") | _BODY_ERRORS)
@@ -51,12 +57,6 @@ async def list_users(
     next_cursor = make_cursor(items[-1].id)
     response.headers["Link"] = f'<{request.scope["path"]}?limit={limit}&cursor={next_cursor}>; rel="next"'
     return UserPage(items=items, next_cursor=next_cursor)
-
-
-@router.get("/{user_id}", responses=problem_responses(404, 422))
-async def get_user(user_id: UUID, reader: DbReader) -> UserOut:
-    """Get a user."""
-    return UserOut(*await repository.get_user(reader, user_id))
 
 
 @router.patch("/{user_id}", responses=problem_responses(404) | _BODY_ERRORS)

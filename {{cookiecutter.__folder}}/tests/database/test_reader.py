@@ -1,6 +1,7 @@
 """A reader reads without a transaction, and never writes."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -74,7 +75,7 @@ async def test_a_reader_begins_no_transaction(engine: AsyncEngine, reader: Reade
 
 
 async def test_a_read_that_is_given_up_gives_its_connection_back(settings: Settings, engine: AsyncEngine) -> None:
-    one = settings.model_copy(update={"database_pool_size": 1, "database_pool_timeout": 1})
+    one = settings.model_copy(update={"database": replace(settings.database, pool_size=1, pool_timeout=1)})
     asleep = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ 'pg_sleep'")
     async with open_database(one) as database, engine.connect() as other:
         given_up = asyncio.create_task(database.reader.all(select(func.pg_sleep(60))))
@@ -87,11 +88,9 @@ async def test_a_read_that_is_given_up_gives_its_connection_back(settings: Setti
 
 
 async def test_a_connection_that_was_read_on_serves_a_session_as_before(settings: Settings) -> None:
-    one = settings.model_copy(
-        update={"database_pool_size": 1, "database_max_overflow": 0, "database_isolation_level": "SERIALIZABLE"}
-    )
+    options = replace(settings.database, pool_size=1, isolation_level="SERIALIZABLE")
     level = select(func.current_setting("transaction_isolation"))
-    async with open_database(one) as database:
+    async with open_database(settings.model_copy(update={"database": options})) as database:
         assert await database.reader.scalar(level) == "read committed"  # the server's, for a statement by itself
         with pytest.raises(RuntimeError, match="undone"):
             async with database.session() as session:
@@ -108,7 +107,7 @@ async def test_a_reader_reads_the_schema_of_the_service(settings: Settings, sess
     await session.execute(text("CREATE TABLE mine.alembic_version AS SELECT * FROM alembic_version"))
     await session.execute(text("INSERT INTO mine.things (id, email, name) VALUES (gen_random_uuid(), 'm@x.org', 'M')"))
     await session.commit()
-    mine = settings.model_copy(update={"database_schema": "mine"})
+    mine = settings.model_copy(update={"database": replace(settings.database, schema="mine")})
     async with open_database(mine) as database:
         assert await database.reader.all(THINGS) == [("m@x.org", "M")]
 

@@ -1,6 +1,7 @@
 """The probes."""
 
 import asyncio
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -39,9 +40,7 @@ async def test_a_database_that_is_gone_makes_the_service_unready_and_leaves_it_a
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Settings with a pool of one connection, that is waited for only shortly."""
-    return settings.model_copy(
-        update={"database_pool_size": 1, "database_max_overflow": 0, "database_pool_timeout": 0.1}
-    )
+    return settings.model_copy(update={"database": replace(settings.database, pool_size=1, pool_timeout=0.1)})
 
 
 async def test_a_pool_that_is_busy_is_a_503_and_no_unready_service(client: httpx2.AsyncClient) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from structlog.testing import capture_logs
 
 from app.config import Settings
+from app.database.options import IsolationLevel
 from app.scripts.cleanup import cleanup, main
 from app.users.models import User
 from tests.commands import environment, run
@@ -70,10 +72,10 @@ async def test_a_dry_run_counts_and_changes_nothing(settings: Settings, session:
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
 async def test_two_at_once_share_the_work_at_any_isolation_level(
-    settings: Settings, session: AsyncSession, level: str
+    settings: Settings, session: AsyncSession, level: IsolationLevel
 ) -> None:
     await add(session, 31, 300)
-    settings = settings.model_copy(update={"database_isolation_level": level})
+    settings = settings.model_copy(update={"database": replace(settings.database, isolation_level=level)})
     with capture_logs() as lines:
         await asyncio.gather(purge(settings, batch_size=5), purge(settings, batch_size=5))
     assert sum(line["count"] for line in lines if line["event"] == "purged users") == 300

@@ -1,0 +1,74 @@
+"""The {{ cookiecutter.plural }} routes: they translate between HTTP and the repository, and hold no logic."""
+
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.database.retry import run_transaction
+from app.dependencies import DbReader, DbSession
+from app.pages import Cursor, Limit, make_cursor
+from app.problems import problem_responses
+from app.{{ cookiecutter.plural }} import repository
+from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out, {{ cookiecutter.__class }}Page
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/{{ cookiecutter.plural }}", tags=["{{ cookiecutter.plural }}"], responses=problem_responses(500, 503))
+
+
+def _with_header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
+    return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
+
+
+_BODY_ERRORS: Final = problem_responses(400, 413, 422)
+
+
+@router.post("", status_code=201, responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS)
+async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }}, session: DbSession, request: Request, response: Response) -> {{ cookiecutter.__class }}Out:
+    """Create one {{ cookiecutter.__words }}."""
+    created = {{ cookiecutter.__class }}Out(*await repository.create_{{ cookiecutter.singular }}(session, name=new.name))
+    response.headers["Location"] = f"{request.scope['path']}/{created.id}"
+    return created
+
+
+@router.get(
+    "", responses=_with_header(200, "Link", 'Address of the next page, as rel="next".') | problem_responses(422)
+)
+async def list_{{ cookiecutter.plural }}(
+    reader: DbReader,
+    request: Request,
+    response: Response,
+    limit: Annotated[Limit, Query()] = 50,
+    cursor: Annotated[Cursor, Query()] = None,
+) -> {{ cookiecutter.__class }}Page:
+    """List {{ cookiecutter.plural }}, oldest first, a page at a time."""
+    # One more than requested tells whether there is a next page.
+    rows = await repository.list_{{ cookiecutter.plural }}(reader, limit=limit + 1, after=cursor)
+    items = [{{ cookiecutter.__class }}Out(*row) for row in rows[:limit]]
+    if len(rows) <= limit:
+        return {{ cookiecutter.__class }}Page(items=items, next_cursor=None)
+    next_cursor = make_cursor(items[-1].id)
+    response.headers["Link"] = f'<{request.scope["path"]}?limit={limit}&cursor={next_cursor}>; rel="next"'
+    return {{ cookiecutter.__class }}Page(items=items, next_cursor=next_cursor)
+
+
+@router.get("/{ {{- cookiecutter.singular }}_id}", responses=problem_responses(404, 422))
+async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, reader: DbReader) -> {{ cookiecutter.__class }}Out:
+    """Get one {{ cookiecutter.__words }}."""
+    return {{ cookiecutter.__class }}Out(*await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id))
+
+
+@router.patch("/{ {{- cookiecutter.singular }}_id}", responses=problem_responses(404) | _BODY_ERRORS)
+async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes) -> {{ cookiecutter.__class }}Out:
+    """Change some fields of one {{ cookiecutter.__words }}."""
+    # Under SERIALIZABLE two concurrent changes may conflict: the loser runs again here, instead of a 503 for the client.
+    return {{ cookiecutter.__class }}Out(
+        *await run_transaction(lambda session: repository.change_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, changes))
+    )
+
+
+@router.delete("/{ {{- cookiecutter.singular }}_id}", status_code=204, response_class=Response, responses=problem_responses(404, 422))
+async def delete_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, session: DbSession) -> None:
+    """Delete one {{ cookiecutter.__words }}."""
+    await repository.delete_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id)

@@ -1,0 +1,67 @@
+"""Options of the engine. Each is also a setting of the service: ``DATABASE_`` and its name in capitals."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+__all__ = ["EngineOptions", "IsolationLevel"]
+
+IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+
+def _isolation_level(value: Any) -> Any:
+    level = value.upper().replace("_", " ") if isinstance(value, str) else value
+    if level == "AUTOCOMMIT":
+        raise ValueError("AUTOCOMMIT is refused: a request that fails would keep half of what it wrote")
+    return level
+
+
+def _schema_name(value: str) -> str:
+    # PostgreSQL truncates longer names without an error: two services could share one by accident.
+    if len(value.encode()) > 63 or "\0" in value:
+        raise ValueError("must be at most 63 bytes long, without NUL (PostgreSQL's limit for a name)")
+    if value.startswith("pg_") or value in ("information_schema", "$user"):
+        raise ValueError("is a name that PostgreSQL reserves")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Keyword options of `app.database.engine.create_database_engine`. Times are in seconds.
+
+    The constraints are checked when the options are read as settings.
+    """
+
+    schema: Annotated[str, AfterValidator(_schema_name)] | None = None
+    """PostgreSQL schema of all tables that name none; None: the server's choice, usually ``public``. It is written into
+    each statement: that costs no round trip, and works behind a transaction pooler, where a ``search_path`` would leak
+    between clients."""
+
+    isolation_level: Annotated[IsolationLevel | None, BeforeValidator(_isolation_level)] = None
+    """Isolation level of each transaction; None: the server's default, READ COMMITTED unless someone changed it."""
+
+    connect_timeout: Annotated[float, Field(gt=0)] = 5
+    """Time limit of one connection attempt. The URL's ``connect_timeout`` takes precedence."""
+
+    statement_timeout: Annotated[float, Field(ge=0, le=2_000_000)] = 30
+    """Time limit of one statement; 0: none. Sent to the server as a start-up parameter, which some poolers refuse, and
+    enforced by the driver a second later, in case the server is silent. Unless 0, the server also ends transactions
+    that are idle for a minute."""
+
+    pool_size: Annotated[int, Field(ge=1)] = 15
+    """Connections each worker keeps open. Workers x (size + overflow) must stay below ``max_connections``."""
+
+    max_overflow: Annotated[int, Field(ge=0)] = 0
+    """Additional connections under load. Each is closed when it is returned, and a new one opened for the next request:
+    that costs a busy service a third of its throughput. Rather increase the pool's size."""
+
+    pool_timeout: Annotated[float, Field(gt=0)] = 30
+    """How long a request waits for a free connection before it gets a 503."""
+
+    pool_recycle: Annotated[int, Field(ge=-1)] = -1
+    """Age at which a connection is replaced when it is next checked out; -1: never."""
+
+    pool_pre_ping: bool = False
+    """Test each connection when it is checked out: a round trip a request. A connection that the server has closed is
+    detected without it; only a network that drops idle connections silently needs it."""
