@@ -12,7 +12,7 @@ __all__ = ["{{ cookiecutter.__class }}"]
 
 
 class {{ cookiecutter.__class }}(Base):
-    """One {{ cookiecutter.__words }}."""
+    """{{ cookiecutter.__one | capitalize }}."""
 
     __tablename__ = "{{ cookiecutter.plural }}"
 

@@ -1,7 +1,7 @@
-"""Reads and writes {{ cookiecutter.plural }}. Nothing here commits: the session's owner does, so that operations compose.
+"""Reads and writes {{ cookiecutter.plural }}.
 
-Functions that only read take a reader, functions that write take a session. Statements are built once, at import:
-building one takes longer than running it.
+Nothing here commits: the session's owner does, so that operations compose. Functions that only read take a reader,
+functions that write take a session. Statements are built once, at import: building one takes longer than running it.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,8 @@ __all__ = [
 
 # Statements name the table, not the class: tracking objects would cost as much as the rest of a write.
 _table = Base.metadata.tables[{{ cookiecutter.__class }}.__tablename__]
-_columns = ({{ cookiecutter.__class }}.id, {{ cookiecutter.__class }}.name, {{ cookiecutter.__class }}.created_at, {{ cookiecutter.__class }}.updated_at)  # the fields of {{ cookiecutter.__class }}Out, in their order
+# The fields of {{ cookiecutter.__class }}Out, in the same order.
+_columns = ({{ cookiecutter.__class }}.id, {{ cookiecutter.__class }}.name, {{ cookiecutter.__class }}.created_at, {{ cookiecutter.__class }}.updated_at)
 _this = {{ cookiecutter.__class }}.id == bindparam("{{ cookiecutter.singular }}_id")
 
 _ONE = select(*_columns).where(_this)
@@ -64,13 +65,13 @@ class {{ cookiecutter.__class }}NotFound(NotFound):
 
 
 async def create_{{ cookiecutter.singular }}(session: AsyncSession, *, name: str) -> {{ cookiecutter.__class }}Row:
-    """Add one {{ cookiecutter.__words }}."""
+    """Add {{ cookiecutter.__one }}."""
     (row,) = await fetch(session, _CREATE, new_id=uuid7(), new_name=name)
     return row
 
 
 async def get_{{ cookiecutter.singular }}(reader: Reader, {{ cookiecutter.singular }}_id: UUID) -> {{ cookiecutter.__class }}Row:
-    """Return one {{ cookiecutter.__words }}.
+    """Return {{ cookiecutter.__one }}.
 
     Raises
     ------
@@ -84,14 +85,14 @@ async def get_{{ cookiecutter.singular }}(reader: Reader, {{ cookiecutter.singul
 
 
 async def list_{{ cookiecutter.plural }}(reader: Reader, *, limit: int, after: UUID | None = None) -> Sequence[{{ cookiecutter.__class }}Row]:
-    """Return up to ``limit`` {{ cookiecutter.plural }}, oldest first, starting after the one with a given id."""
+    """Return up to ``limit`` rows, oldest first, starting after the one with a given id."""
     if after is None:
         return await reader.all(_FIRST_PAGE, limit=limit)
     return await reader.all(_NEXT_PAGE, limit=limit, last_id=after)
 
 
 async def change_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes) -> {{ cookiecutter.__class }}Row:
-    """Change some fields of one {{ cookiecutter.__words }}.
+    """Change some fields of {{ cookiecutter.__one }}.
 
     Raises
     ------
@@ -106,7 +107,7 @@ async def change_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecut
 
 
 async def delete_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID) -> None:
-    """Delete one {{ cookiecutter.__words }}.
+    """Delete {{ cookiecutter.__one }}.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The {{ cookiecutter.plural }} routes: they translate between HTTP and the repository, and hold no logic."""
+"""The {{ cookiecutter.plural }} routes: between HTTP and the repository, without logic of their own."""
 
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -24,9 +24,15 @@ def _with_header(status: int, name: str, description: str) -> dict[int | str, di
 _BODY_ERRORS: Final = problem_responses(400, 413, 422)
 
 
+@router.get("/{ {{- cookiecutter.singular }}_id}", responses=problem_responses(404, 422))
+async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, reader: DbReader) -> {{ cookiecutter.__class }}Out:
+    """Get {{ cookiecutter.__one }}."""
+    return {{ cookiecutter.__class }}Out(*await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id))
+
+
 @router.post("", status_code=201, responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS)
 async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }}, session: DbSession, request: Request, response: Response) -> {{ cookiecutter.__class }}Out:
-    """Create one {{ cookiecutter.__words }}."""
+    """Create {{ cookiecutter.__one }}."""
     created = {{ cookiecutter.__class }}Out(*await repository.create_{{ cookiecutter.singular }}(session, name=new.name))
     response.headers["Location"] = f"{request.scope['path']}/{created.id}"
     return created
@@ -53,16 +59,10 @@ async def list_{{ cookiecutter.plural }}(
     return {{ cookiecutter.__class }}Page(items=items, next_cursor=next_cursor)
 
 
-@router.get("/{ {{- cookiecutter.singular }}_id}", responses=problem_responses(404, 422))
-async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, reader: DbReader) -> {{ cookiecutter.__class }}Out:
-    """Get one {{ cookiecutter.__words }}."""
-    return {{ cookiecutter.__class }}Out(*await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id))
-
-
 @router.patch("/{ {{- cookiecutter.singular }}_id}", responses=problem_responses(404) | _BODY_ERRORS)
 async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes) -> {{ cookiecutter.__class }}Out:
-    """Change some fields of one {{ cookiecutter.__words }}."""
-    # Under SERIALIZABLE two concurrent changes may conflict: the loser runs again here, instead of a 503 for the client.
+    """Change some fields of {{ cookiecutter.__one }}."""
+    # Under SERIALIZABLE, two concurrent changes may conflict: the loser is retried here, and the client sees no 503.
     return {{ cookiecutter.__class }}Out(
         *await run_transaction(lambda session: repository.change_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, changes))
     )
@@ -70,5 +70,5 @@ async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUI
 
 @router.delete("/{ {{- cookiecutter.singular }}_id}", status_code=204, response_class=Response, responses=problem_responses(404, 422))
 async def delete_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, session: DbSession) -> None:
-    """Delete one {{ cookiecutter.__words }}."""
+    """Delete {{ cookiecutter.__one }}."""
     await repository.delete_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id)

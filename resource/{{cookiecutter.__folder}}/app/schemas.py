@@ -25,7 +25,7 @@ Name = Annotated[
 
 
 class New{{ cookiecutter.__class }}(BaseModel):
-    """Body of a request to create one."""
+    """Body of a request to create {{ cookiecutter.__one }}."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,7 +45,7 @@ class {{ cookiecutter.__class }}Changes(TypedDict, total=False):
 
 @dataclass(slots=True)
 class {{ cookiecutter.__class }}Out:
-    """One {{ cookiecutter.__words }}."""
+    """{{ cookiecutter.__one | capitalize }}."""
 
     id: UUID
     name: str

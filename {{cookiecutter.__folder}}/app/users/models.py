@@ -11,7 +11,7 @@ from app.database.base import Base, uuid7
 __all__ = ["EMAIL_UNIQUE", "User"]
 
 EMAIL_UNIQUE = "uq_users_email"
-"""Name of the index that keeps e-mails unique: the repository knows its violation by it."""
+"""Name of the index that keeps e-mails unique: by it the repository recognizes a violation."""
 
 
 class User(Base):
@@ -19,8 +19,7 @@ class User(Base):
 
     __tablename__ = "users"
 
-    # A UUIDv7 begins with the time in milliseconds: the primary key's index is also the order of the list, and new rows
-    # go to its end.
+    # A UUIDv7 begins with the time in milliseconds: the list is in the order of this index, and new rows go to its end.
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     email: Mapped[str] = mapped_column(Text)
     name: Mapped[str] = mapped_column(Text)
@@ -31,8 +30,8 @@ class User(Base):
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
     __table_args__ = (
-        # Only the database can keep e-mails unique: a check before the insert is a race. Deleted users do not count.
+        # Only the database can keep e-mails unique: a check before the insert is a race. Deleted users are exempt.
         Index(EMAIL_UNIQUE, func.lower(email), unique=True, postgresql_where=deleted_at.is_(None)),
-        # What the cleanup script looks for.
+        # For the cleanup script.
         Index("ix_users_deleted_at", deleted_at, postgresql_where=deleted_at.is_not(None)),
     )

@@ -1,7 +1,7 @@
-"""Reads and writes users. Nothing here commits: that is for the session's owner, so that operations compose.
+"""Reads and writes users.
 
-What only reads takes a reader, what writes a session. Statements that every request needs are made once, at import:
-to make one takes longer than to run it.
+Nothing here commits: the session's owner does, so that operations compose. Functions that only read take a reader,
+functions that write take a session. Statements are built once, at import: building one takes longer than running it.
 """
 
 from collections.abc import Sequence
@@ -37,11 +37,12 @@ __all__ = [
 ]
 
 UserRow = Row[UUID, str, str, datetime, datetime]
-"""A user as it is read: id, email, name, created_at, updated_at."""
+"""Columns of a row: id, email, name, created_at, updated_at."""
 
-# Statements name the table, not the class: to track objects would cost as much as the rest of a write.
+# Statements name the table, not the class: tracking objects would cost as much as the rest of a write.
 _table = Base.metadata.tables[User.__tablename__]
-_columns = (User.id, User.email, User.name, User.created_at, User.updated_at)  # the fields of UserOut, in their order
+# The fields of UserOut, in the same order.
+_columns = (User.id, User.email, User.name, User.created_at, User.updated_at)
 _active = User.deleted_at.is_(None)
 _this = (User.id == bindparam("user_id"), _active)
 
@@ -63,14 +64,14 @@ def _change(*fields: str) -> ReturningUpdate[UUID, str, str, datetime, datetime]
 
 
 class EmailTaken(Conflict):
-    """Another user has this e-mail, in whatever letter case."""
+    """Another user has this e-mail, in any letter case."""
 
     def __init__(self) -> None:
         super().__init__("Another user has this e-mail.")
 
 
 class UserNotFound(NotFound):
-    """There is no such user, or no longer."""
+    """There is no user with this id, or it was deleted."""
 
     def __init__(self, user_id: UUID) -> None:
         super().__init__(f"There is no user {user_id}.")
@@ -86,13 +87,13 @@ async def create_user(session: AsyncSession, *, email: str, name: str) -> UserRo
     Raises
     ------
     EmailTaken
-        Where another user has the e-mail.
+        If another user has the e-mail.
     """
     try:
-        (user,) = await fetch(session, _CREATE, new_id=uuid7(), new_email=email, new_name=name)
+        (row,) = await fetch(session, _CREATE, new_id=uuid7(), new_email=email, new_name=name)
     except IntegrityError as error:
         raise _translated(error) from error
-    return user
+    return row
 
 
 async def get_user(reader: Reader, user_id: UUID) -> UserRow:
@@ -101,16 +102,16 @@ async def get_user(reader: Reader, user_id: UUID) -> UserRow:
     Raises
     ------
     UserNotFound
-        Where there is none.
+        If there is none with this id.
     """
-    user = await reader.one_or_none(_ONE, user_id=user_id)
-    if user is None:
+    row = await reader.one_or_none(_ONE, user_id=user_id)
+    if row is None:
         raise UserNotFound(user_id)
-    return user
+    return row
 
 
 async def list_users(reader: Reader, *, limit: int, after: UUID | None = None) -> Sequence[UserRow]:
-    """Return up to ``limit`` users, oldest first, starting after the one with a given id."""
+    """Return up to ``limit`` rows, oldest first, starting after the one with a given id."""
     if after is None:
         return await reader.all(_FIRST_PAGE, limit=limit)
     return await reader.all(_NEXT_PAGE, limit=limit, last_id=after)
@@ -122,42 +123,42 @@ async def change_user(session: AsyncSession, user_id: UUID, changes: UserChanges
     Raises
     ------
     UserNotFound
-        Where there is none.
+        If there is none with this id.
     EmailTaken
-        Where another user has the e-mail.
+        If another user has the e-mail.
     """
     new = {f"new_{field}": value for field, value in changes.items()}
     try:
-        users = await fetch(session, _change(*changes) if changes else _ONE, user_id=user_id, **new)
+        rows = await fetch(session, _change(*changes) if changes else _ONE, user_id=user_id, **new)
     except IntegrityError as error:
         raise _translated(error) from error
-    if not users:
+    if not rows:
         raise UserNotFound(user_id)
-    return users[0]
+    return rows[0]
 
 
 async def delete_user(session: AsyncSession, user_id: UUID) -> None:
-    """Mark a user as deleted: it is found no more, and its e-mail is free.
+    """Mark a user as deleted: it is no longer found, and its e-mail is free again.
 
     Raises
     ------
     UserNotFound
-        Where there is none.
+        If there is none with this id.
     """
     if not await fetch(session, _DELETE, user_id=user_id):
         raise UserNotFound(user_id)
 
 
 async def count_purgeable(reader: Reader, *, deleted_for: timedelta) -> int:
-    """Count the users that were deleted longer ago than a span of time."""
+    """Count the users that were deleted longer than ``deleted_for`` ago."""
     statement = select(func.count()).select_from(User).where(User.deleted_at < func.now() - deleted_for)
     return await reader.scalar(statement) or 0
 
 
 async def purge_users(session: AsyncSession, *, deleted_for: timedelta, limit: int) -> int:
-    """Remove up to ``limit`` of the users that were deleted longer ago than a span of time; return how many.
+    """Delete permanently up to ``limit`` users that were deleted longer than ``deleted_for`` ago; return how many.
 
-    Rows that another purge has in hand are passed over, so two at once share the work and neither waits.
+    Rows that another purge has locked are skipped, so that two concurrent purges share the work and neither waits.
     """
     batch = (
         select(User.id)

@@ -1,4 +1,4 @@
-"""The users' routes: from HTTP to the repository and back, and no logic between."""
+"""The users routes: between HTTP and the repository, without logic of their own."""
 
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -30,16 +30,18 @@ async def get_user(user_id: UUID, reader: DbReader) -> UserOut:
     return UserOut(*await repository.get_user(reader, user_id))
 
 
-@router.post("", status_code=201, responses=_with_header(201, "Location", "The address of the user.") | _BODY_ERRORS)
+@router.post(
+    "", status_code=201, responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS
+)
 async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut:
     """Create a user."""
-    user = UserOut(*await repository.create_user(session, email=new.email, name=new.name))
-    response.headers["Location"] = f"{request.scope['path']}/{user.id}"
-    return user
+    created = UserOut(*await repository.create_user(session, email=new.email, name=new.name))
+    response.headers["Location"] = f"{request.scope['path']}/{created.id}"
+    return created
 
 
 @router.get(
-    "", responses=_with_header(200, "Link", 'The address of the next page, as rel="next".') | problem_responses(422)
+    "", responses=_with_header(200, "Link", 'Address of the next page, as rel="next".') | problem_responses(422)
 )
 async def list_users(
     reader: DbReader,
@@ -49,10 +51,10 @@ async def list_users(
     cursor: Annotated[Cursor, Query()] = None,
 ) -> UserPage:
     """List users, oldest first, a page at a time."""
-    # One more than asked for tells whether there is a next page.
-    users = await repository.list_users(reader, limit=limit + 1, after=cursor)
-    items = [UserOut(*user) for user in users[:limit]]
-    if len(users) <= limit:
+    # One more than requested tells whether there is a next page.
+    rows = await repository.list_users(reader, limit=limit + 1, after=cursor)
+    items = [UserOut(*row) for row in rows[:limit]]
+    if len(rows) <= limit:
         return UserPage(items=items, next_cursor=None)
     next_cursor = make_cursor(items[-1].id)
     response.headers["Link"] = f'<{request.scope["path"]}?limit={limit}&cursor={next_cursor}>; rel="next"'
@@ -62,11 +64,11 @@ async def list_users(
 @router.patch("/{user_id}", responses=problem_responses(404) | _BODY_ERRORS)
 async def change_user(user_id: UUID, changes: UserChanges) -> UserOut:
     """Change some fields of a user."""
-    # Under SERIALIZABLE two changes at once may collide: the loser runs again here, in place of a 503 for the client.
+    # Under SERIALIZABLE, two concurrent changes may conflict: the loser is retried here, and the client sees no 503.
     return UserOut(*await run_transaction(lambda session: repository.change_user(session, user_id, changes)))
 
 
 @router.delete("/{user_id}", status_code=204, response_class=Response, responses=problem_responses(404, 422))
 async def delete_user(user_id: UUID, session: DbSession) -> None:
-    """Delete a user. Its e-mail is free at once."""
+    """Delete a user. Its e-mail is free again at once."""
     await repository.delete_user(session, user_id)

@@ -1,4 +1,4 @@
-"""What goes over the wire: bodies, parameters and answers of the users' routes."""
+"""Request bodies and responses of the users routes."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ __all__ = ["NewUser", "UserChanges", "UserOut", "UserPage"]
 
 
 def _check_email(value: str) -> str:
-    # Not pydantic's EmailStr: it would take "Ada <ada@example.com>", and give back the domain in small letters.
+    # Not pydantic's EmailStr: it accepts "Ada <ada@example.com>", and returns the domain in lower case.
     try:
         validate_email(value, check_deliverability=False)
     except EmailNotValidError:
-        # Its own words would quote what was sent.
+        # The library's own message quotes what was sent.
         raise ValueError("must be an e-mail address, such as ada@example.com") from None
     return unicodedata.normalize("NFC", value)  # one spelling of "é", so that the unique index sees it
 
@@ -43,7 +43,7 @@ Name = Annotated[
 
 
 class NewUser(BaseModel):
-    """A user to be created."""
+    """Body of a request to create a user."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,7 +52,7 @@ class NewUser(BaseModel):
 
 
 class UserChanges(TypedDict, total=False):
-    """Fields to be changed; an absent one stays as it is, and null is no value for any."""
+    """Fields to change; an absent field stays as it is, and none of them accepts null."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]  # pydantic's way to configure a TypedDict
 

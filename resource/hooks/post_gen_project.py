@@ -1,0 +1,43 @@
+"""Moves the files to their places, formats them, writes the migration if asked, and prints the line to add."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+PLURAL = "{{ cookiecutter.plural }}"
+MIGRATION = "{{ cookiecutter.migration }}"
+HERE = Path.cwd()
+PROJECT = HERE.parent
+APP, TESTS = f"app/{PLURAL}", f"tests/{PLURAL}"
+
+
+def run(*command):
+    """Run a command in the project; its failure ends the scaffold."""
+    ended = subprocess.run(command, cwd=PROJECT, check=False)
+    if ended.returncode:
+        raise SystemExit(ended.returncode)
+
+
+run("make", "--no-print-directory", "install")
+shutil.move(HERE / "app", PROJECT / APP)
+shutil.move(HERE / "tests", PROJECT / TESTS)
+HERE.rmdir()
+# How names sort and where lines break depends on the names.
+run(".venv/bin/ruff", "check", "--quiet", "--fix-only", APP, TESTS)
+run(".venv/bin/ruff", "format", "--quiet", APP, TESTS)
+migration = f'make migration m="add {PLURAL}"'
+if MIGRATION == "yes":
+    run("make", "--no-print-directory", "migration", f"m=add {PLURAL}")
+    migration = "read the migration: the newest file in migrations/versions/"
+
+print(f"""
+Wrote {APP}/ and {TESTS}/. To serve it, add one line to _FEATURES in app/main.py:
+
+    "{PLURAL}",
+
+Then:
+
+  {migration}
+  make check
+  make test
+""")

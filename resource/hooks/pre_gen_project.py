@@ -1,0 +1,57 @@
+"""Checks the answers and the folder before any file is written: exit code 1, and one line for each problem."""
+
+import builtins
+import json
+import keyword
+import re
+import sys
+from pathlib import Path
+
+# The answers arrive as data: JSON inside a JSON string, which is a Python string whatever they contain.
+ANSWERS = json.loads({{cookiecutter | tojson | tojson}})  # noqa: F821  # filled in by cookiecutter
+PROJECT = Path.cwd().parent  # cookiecutter runs this in the folder that it has just made
+
+RESERVED = {
+    # What the written files import: a class of the same name would hide it.
+    *("APIRouter", "AfterValidator", "Annotated", "Any", "AsyncSession", "Base", "BaseModel", "ConfigDict", "Cursor"),
+    *("DateTime", "DbReader", "DbSession", "Field", "Final", "Limit", "Mapped", "Name", "NotFound", "Query", "Reader"),
+    *("Request", "Response", "ReturningUpdate", "Row", "Sequence", "StringConstraints", "Text", "TypedDict", "UUID"),
+    # A table of the project's tests.
+    "Thing",
+}
+
+
+def problems(answers):
+    """Yield what is wrong with the answers."""
+    if not (PROJECT / "app" / "database" / "statements.py").exists():
+        yield "this is not the folder of a project that was made with this template: change to it, and run this there"
+        return
+    singular, plural = answers["singular"], answers["plural"]
+    for name, answer in (("singular", singular), ("plural", plural)):
+        if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", answer) or len(answer) > 40:
+            yield (
+                f"{name} {answer!r}: use small letters a-z and digits in words joined by single underscores, "
+                "beginning with a letter, at most 40 characters; for example: line_item"
+            )
+        elif keyword.iskeyword(answer):
+            yield f"{name} {answer!r}: this is a word of Python; try my_{answer}"
+    if singular == plural:
+        yield f"plural {plural!r}: must differ from the singular"
+    name = "".join(word.capitalize() for word in singular.split("_"))
+    if name in RESERVED or hasattr(builtins, name):
+        yield f"singular {singular!r}: the class {name} would hide another one of this name; try my_{singular}"
+    for folder in ("app", "tests"):
+        for path in (PROJECT / folder / plural, PROJECT / folder / f"{plural}.py"):
+            if path.exists():
+                yield f"plural {plural!r}: {path.relative_to(PROJECT)} exists, and nothing is overwritten"
+
+
+def main():
+    """Refuse wrong answers."""
+    found = list(problems(ANSWERS))
+    for problem in found:
+        print(f"ERROR: {problem}", file=sys.stderr)
+    sys.exit(1 if found else 0)
+
+
+main()
