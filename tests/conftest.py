@@ -1,8 +1,10 @@
 """Fixtures of the template's tests: bakes, and an environment such as a new user has."""
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +34,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("make", "install", cwd=baked, timeout=300)
     yield baked
     run("make", "db-stop", cwd=baked)
+
+
+@pytest.fixture(scope="session")
+def uvx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the PATH: its `uvx` runs what is installed here, and asks no network."""
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "uvx").write_text(f'#!/bin/sh\nexec {shlex.quote(str(Path(sys.executable).parent))}/"$@"\n')
+    (folder / "uvx").chmod(0o755)
+    return folder
 
 
 @pytest.fixture

@@ -129,9 +129,10 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_the_first_resource(fresh: Path, caches: dict[str, str]) -> None:
+def test_the_first_resource(fresh: Path, caches: dict[str, str], uvx: Path) -> None:
     """It ends with `make check`, `make test`, and a request."""
-    follow("first-resource.md", fresh, **caches)
+    path = f"{uvx}:{environment()['PATH']}"
+    follow("first-resource.md", fresh, TEMPLATE=str(TEMPLATE), PATH=path, **caches)
 
 
 @pytest.mark.slow

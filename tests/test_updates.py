@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -98,13 +97,10 @@ def learn(baked: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def baked(tmp_path_factory: pytest.TempPathFactory) -> Team:
+def baked(tmp_path_factory: pytest.TempPathFactory, uvx: Path) -> Team:
     """The first step of the guide, and then a second version of the template."""
     folder = tmp_path_factory.mktemp("updates")
-    team = Team(folder / "template", folder / "order-service", folder / "programs")
-    team.programs.mkdir()
-    (team.programs / "uvx").write_text(f'#!/bin/sh\nexec {shlex.quote(str(Path(sys.executable).parent))}/"$@"\n')
-    (team.programs / "uvx").chmod(0o755)
+    team = Team(folder / "template", folder / "order-service", uvx)
 
     team.run(
         'git init --quiet "$TEMPLATE" && export GIT_DIR="$TEMPLATE/.git"'

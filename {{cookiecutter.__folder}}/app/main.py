@@ -21,11 +21,11 @@ from app.startup import open_database
 
 __all__ = ["app", "create_app"]
 
-_FEATURES: Final = (
+_FEATURES: Final = [
     "users",
     "health",
-)
-"""Folders of ``app/`` whose routes are served, in the order in which they are tried: the busiest first."""
+]
+"""Folders of ``app/`` whose routes are served. Routes are tried in this order: the busiest first."""
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
 """Far above any body of these routes, far below what would hurt a worker."""
