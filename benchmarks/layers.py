@@ -13,8 +13,8 @@ class Route(NamedTuple):
     kind: str
     """The kind of request of `wrk.lua`."""
     path: str
-    goal: float
-    """The share of the baseline's rate that the service is to reach."""
+    goal: float | None
+    """The share of the baseline's rate that the service is to reach; None: the share at which it is as fast as POST."""
     added: bool = False
     """Whether the service creates the user by ``session.add``."""
 
@@ -24,8 +24,8 @@ ROUTES = {
     "GET /users?limit=50": Route("get", "/users?limit=50", 0.48),
     "POST /users": Route("create", "/users", 0.36),
     "POST /users, by session.add": Route("create", "/users", 0.28, added=True),
-    "PATCH /users/{id}": Route("patch", "/users", 0.36),
-    "DELETE /users/{id}": Route("delete", "/users", 0.36),
+    "PATCH /users/{id}": Route("patch", "/users", None),
+    "DELETE /users/{id}": Route("delete", "/users", None),
 }
 
 Results = dict[str, dict[str, Sample]]

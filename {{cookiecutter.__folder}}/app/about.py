@@ -1,4 +1,4 @@
-"""What the project calls itself, read from pyproject.toml so that it stands in one place."""
+"""Name, version and description of the project, read from pyproject.toml."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings of the service, read from the environment and from ``.env``; never at import."""
+"""Settings of the service, read from the environment and ``.env`` by `load_settings`, never at import."""
 
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ def _upper(value: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """Each field is an environment variable of the same name in capitals. Times are in seconds."""
+    """Each field is an environment variable with the same name in capitals. Times are in seconds."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -36,25 +36,25 @@ class Settings(BaseSettings):
     )
 
     database_url: SecretStr
-    """``postgresql://user@host:5432/name?sslmode=require``. Secret, since it may hold the password."""
+    """``postgresql://user@host:5432/name?sslmode=require``. Secret, since it may contain the password."""
 
     database_password: SecretStr | None = None
-    """The password, where it is kept apart from the URL; any characters."""
+    """Password, if it is kept apart from the URL; any characters."""
 
     database: EngineOptions = EngineOptions()
-    """Options of the engine: DATABASE_SCHEMA, DATABASE_POOL_SIZE and the others."""
+    """Options of the engine: DATABASE_SCHEMA, DATABASE_POOL_SIZE and so on."""
 
     database_probe_tries: int = Field(default=5, ge=1)
-    """How often the start-up probe asks for the database."""
+    """Attempts of the start-up probe to reach the database."""
 
     database_probe_pause: float = Field(default=2, ge=0)
-    """The pause between two tries."""
+    """Pause between two attempts."""
 
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
-    """The least severe level that is written."""
+    """Lowest level that is logged."""
 
     log_format: LogFormat | None = None
-    """None: ``console`` on a terminal, ``json`` elsewhere."""
+    """Format of the log; None: ``console`` on a terminal, ``json`` elsewhere."""
 
     @classmethod
     def settings_customise_sources(cls, *arguments: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
 
 
 class SettingsError(Exception):
-    """Settings are missing or wrong: one line a problem, each with the variable's name, none with its value."""
+    """Settings are missing or invalid: one line for each, with the variable's name and without its value."""
 
     exit_code = 78  # EX_CONFIG of sysexits.h
 
@@ -90,12 +90,12 @@ def load_settings(**overrides: Any) -> Settings:
     Parameters
     ----------
     overrides
-        Values that win over the environment and ``.env``.
+        Values that take precedence over the environment and ``.env``.
 
     Raises
     ------
     SettingsError
-        Where any is missing or wrong.
+        If any is missing or invalid.
     """
     try:
         return Settings(**overrides)

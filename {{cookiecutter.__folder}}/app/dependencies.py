@@ -1,4 +1,4 @@
-"""What handlers may ask for, by name."""
+"""Dependencies that handlers can ask for."""
 
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
@@ -17,8 +17,8 @@ __all__ = ["DbReader", "DbSession", "LateCommitError", "refuse_late_commits"]
 
 
 async def _session(connection: HTTPConnection) -> AsyncSession:
-    # The stack of Depends(..., scope="function"), which FastAPI closes when the handler has returned and before the
-    # response is sent. To enter it here, and not by such a Depends, spares a request 8 %.
+    # The exit stack of Depends(..., scope="function"): FastAPI closes it after the handler has returned and before the
+    # response is sent. Entering it here makes a write 8 % faster than a generator dependency.
     stack: AsyncExitStack = connection.scope["fastapi_function_astack"]
     return await stack.enter_async_context(db_session_dependency.session())
 
@@ -26,7 +26,7 @@ async def _session(connection: HTTPConnection) -> AsyncSession:
 DbSession = Annotated[AsyncSession, Depends(_session)]
 """A session that is one transaction, committed before the response is sent.
 
-All that ask for it in one request get the same session.
+Within one request, everything that asks for it gets the same session.
 """
 
 
@@ -35,7 +35,7 @@ async def _reader() -> Reader:
 
 
 DbReader = Annotated[Reader, Depends(_reader)]
-"""For handlers that only read: selects without a transaction, at a third of a session's cost. It refuses to write."""
+"""A reader, for handlers that only read: selects without a transaction, in a third of a session's time."""
 
 
 class LateCommitError(Exception):
@@ -43,12 +43,12 @@ class LateCommitError(Exception):
 
 
 def refuse_late_commits(app: FastAPI) -> None:
-    """Check how the routes of an application ask for their session.
+    """Check that no route commits after its response.
 
     Raises
     ------
     LateCommitError
-        Where one of them says ``Depends(db_session_dependency)`` without ``scope="function"``: one line a route.
+        If a route uses ``Depends(db_session_dependency)`` without ``scope="function"``; one line for each route.
     """
     lines = [
         f"{name}: asks for its session by Depends(db_session_dependency), which commits after the response is sent; "

@@ -1,15 +1,15 @@
-"""Errors of the domain. They know nothing of HTTP: ``problems`` turns the two kinds into answers."""
+"""Errors of the domain. They know nothing of HTTP: `app.problems` turns them into responses."""
 
 __all__ = ["Conflict", "DomainError", "NotFound"]
 
 
 class DomainError(Exception):
-    """Base class. The message is written for the client and is sent to it."""
+    """Base class. The message is written for the client, and is sent to it."""
 
 
 class NotFound(DomainError):
-    """What was asked for does not exist."""
+    """The requested resource does not exist."""
 
 
 class Conflict(DomainError):
-    """The request contradicts what is stored."""
+    """The request conflicts with what is stored."""

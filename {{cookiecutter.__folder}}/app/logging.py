@@ -1,6 +1,6 @@
-"""One format for every log line: the service's own, and those of uvicorn, Alembic and SQLAlchemy.
+"""One format for all log lines: the service's own, and those of uvicorn, Alembic and SQLAlchemy.
 
-Lines go to stderr, since stdout is for what a command was asked to print (``alembic upgrade head --sql``).
+Lines go to stderr: stdout is for the output of a command (``alembic upgrade head --sql``).
 """
 
 import json
@@ -18,7 +18,7 @@ from app.config import Settings
 
 __all__ = ["configure_logging"]
 
-_encode = json.JSONEncoder(default=str).encode  # made once: json.dumps with a default makes one at each call
+_encode = json.JSONEncoder(default=str).encode  # json.dumps with a default creates an encoder at each call
 
 
 class _NamedLogger(structlog.WriteLogger):
@@ -32,12 +32,12 @@ def _as_json(event: EventDict, **_: object) -> str:
 
 
 def _without_color_message(_logger: object, _method: str, event: EventDict) -> EventDict:
-    event.pop("color_message", None)  # uvicorn says some lines twice, once with terminal codes
+    event.pop("color_message", None)  # uvicorn adds a copy of some messages, with terminal codes
     return event
 
 
 def _format(exc_info: ExcInfo) -> str:
-    """Write a traceback: plain, since local variables are secrets and users' data, and without PostgreSQL's DETAIL."""
+    """Format a traceback without local variables and without PostgreSQL's DETAIL: both may contain users' data."""
     text = "".join(traceback.format_exception(*exc_info)).rstrip()
     for detail in _details(exc_info[1]):
         text = text.replace(detail, "left out of the log")
@@ -45,7 +45,7 @@ def _format(exc_info: ExcInfo) -> str:
 
 
 def _details(error: BaseException) -> Iterator[str]:
-    """Yield what PostgreSQL says of the rows that failed, in an error and in all that led to it."""
+    """Yield PostgreSQL's DETAIL, which quotes rows, of an error and of all its causes."""
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()
     while pending:
@@ -59,7 +59,7 @@ def _details(error: BaseException) -> Iterator[str]:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Give structlog and the standard library's logging one format. Called by programs, never on import."""
+    """Configure structlog and the standard library's logging. Called by programs, never at import."""
     log_format = settings.log_format or ("console" if sys.stderr.isatty() else "json")
     first: list[Processor] = [
         structlog.contextvars.merge_contextvars,  # the request id, on each line of a request
@@ -72,16 +72,16 @@ def configure_logging(settings: Settings) -> None:
         structlog.dev.ConsoleRenderer() if log_format == "console" else structlog.processors.JSONRenderer(_as_json),
     ]
 
-    # The service's own lines do not go by way of the standard library, which would double what a request's line costs.
+    # The service's own lines bypass the standard library, which would double the cost of the access line.
     structlog.configure(
         processors=[*first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         logger_factory=cache(partial(_NamedLogger, sys.stderr)),
-        # A test that configures anew must reach loggers that modules already hold.
+        # A test that configures logging again must reach the loggers that modules already hold.
         cache_logger_on_first_use=False,
     )
 
-    # The libraries' lines do.
+    # The lines of libraries come through the standard library.
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -97,13 +97,13 @@ def configure_logging(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
 
-    # uvicorn has handlers of its own: without them its lines come to ours. Its access line goes: the middleware
-    # writes one with the route and the duration.
+    # Without uvicorn's own handlers, its lines reach ours. Its access line is dropped: the middleware writes one with
+    # the route and the duration.
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).setLevel(logging.NOTSET)  # ours then holds for it
+        logging.getLogger(name).setLevel(logging.NOTSET)  # the root logger's level applies
         logging.getLogger(name).propagate = name != "uvicorn.access"
     logging.captureWarnings(capture=True)
 
-    # At each command it lists plugins of its own, a line each.
+    # It logs a line for each of its own plugins, at each command.
     logging.getLogger("alembic.runtime.plugins").setLevel("WARNING")

@@ -32,12 +32,12 @@ _MAX_BODY_BYTES: Final = 1024 * 1024
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Put the service together.
+    """Create the application.
 
     Parameters
     ----------
     settings
-        None: read when the service starts, not now, so that importing this module needs none.
+        Settings to use; None: they are read when the service starts, so that importing this module needs none.
     """
 
     @asynccontextmanager
@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title=NAME, version=VERSION, description=DESCRIPTION, lifespan=lifespan)
     install_problems(app)
-    # The last one added is the outermost.
+    # The middleware added last is the outermost.
     app.add_middleware(RequestMiddleware, max_body_bytes=_MAX_BODY_BYTES)
     app.add_middleware(_OneLineStartup)
     for feature in _FEATURES:
@@ -63,7 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 class _OneLineStartup:
-    """Ends a start-up that its user can mend with a line a problem, where a server would print a traceback."""
+    """Reports start-up errors that the user can fix as one line each, instead of the server's traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

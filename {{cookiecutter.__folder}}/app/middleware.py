@@ -1,4 +1,4 @@
-"""The outermost layer of a request: its id, its access line, the limit of its body, and the last-resort 500."""
+"""The outermost layer of a request: request id, access log line, body size limit, and the 500 of last resort."""
 
 import re
 import time
@@ -19,14 +19,14 @@ _log = structlog.get_logger(__name__)
 
 
 class RequestMiddleware:
-    """Plain ASGI, since Starlette's ``BaseHTTPMiddleware`` costs a task a request and hides client disconnects.
+    """Plain ASGI: Starlette's ``BaseHTTPMiddleware`` costs a task for each request and hides client disconnects.
 
     Parameters
     ----------
     app
-        The application.
+        Application to wrap.
     max_body_bytes
-        A longer body is answered with 413.
+        Size limit of a request body, in bytes; a longer one gets a 413.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
@@ -41,7 +41,7 @@ class RequestMiddleware:
 
         start = time.perf_counter()
         request_id = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
-        if not _SANE_ID.fullmatch(request_id):  # it goes into logs and headers: take no line breaks from a stranger
+        if not _SANE_ID.fullmatch(request_id):  # it goes into logs and headers: no line breaks from strangers
             request_id = f"{getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
@@ -63,7 +63,7 @@ class RequestMiddleware:
         except Exception:
             _log.exception("unhandled error")
             if status is not None:
-                raise  # part of the answer is out: the server must cut the connection, or the client takes it for whole
+                raise  # part of the response is sent: closing the connection tells the client that it is incomplete
             answer = problem(Request(scope), 500, "The service failed. Quote the request id when you report it.")
             await answer(scope, receive, send_with_id)
         finally:
@@ -83,7 +83,7 @@ class RequestMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
-                # Read on and throw away, up to a point: most clients send all before they read the answer.
+                # Discard the rest, up to a limit: most clients send the whole body before they read the response.
                 while message.get("more_body") and received < 16 * self._max_body_bytes:
                     message = await receive()
                     received += len(message.get("body", b""))

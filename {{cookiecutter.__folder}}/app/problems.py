@@ -1,4 +1,4 @@
-"""Turns every error into an ``application/problem+json`` answer (RFC 9457). The only module that knows both sides."""
+"""Turns every error into an ``application/problem+json`` response (RFC 9457)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -20,7 +20,7 @@ __all__ = ["Problem", "install_problems", "problem", "problem_responses"]
 _MEDIA_TYPE: Final = "application/problem+json"
 
 _RETRY_AFTER: Final = "1"
-"""Seconds a client should wait after a 503: about what a pool needs to drain, or a database to restart."""
+"""Seconds that a client should wait after a 503: about as long as a pool takes to drain, or a database to restart."""
 
 _DETAILS: Final = {
     404: "There is nothing at this address.",
@@ -31,22 +31,22 @@ _log = structlog.get_logger(__name__)
 
 
 class InvalidField(BaseModel):
-    """One thing that is wrong with a request."""
+    """One invalid part of a request."""
 
-    pointer: str = Field(description="JSON pointer to it, beginning with its place: body, query, path or header.")
-    detail: str = Field(description="What is wrong with it.")
+    pointer: str = Field(description="JSON pointer to the field; it begins with body, query, path or header.")
+    detail: str = Field(description="What is wrong with the field.")
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error in the format of RFC 9457."""
 
-    type: str = Field(default="about:blank", description="about:blank: the status says what it is.")
-    title: str = Field(description="The name of the status.")
-    status: int = Field(description="The status of the answer.")
-    detail: str = Field(description="What happened, and how to mend it.")
-    instance: str = Field(description="The path of the request.")
-    request_id: str = Field(description="The request's id; each log line about it has the same one.")
-    errors: list[InvalidField] | None = Field(default=None, description="With 422: each thing that is wrong.")
+    type: str = Field(default="about:blank", description="about:blank: the status tells the kind of error.")
+    title: str = Field(description="Name of the status.")
+    status: int = Field(description="HTTP status of the response.")
+    detail: str = Field(description="What happened, and how to fix it.")
+    instance: str = Field(description="Path of the request.")
+    request_id: str = Field(description="Id of the request, which each of its log lines carries.")
+    errors: list[InvalidField] | None = Field(default=None, description="With a 422: the invalid parts of the request.")
 
 
 def problem(
@@ -57,20 +57,20 @@ def problem(
     errors: list[InvalidField] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Make the answer for an error.
+    """Create the response to an error.
 
     Parameters
     ----------
     request
-        What it answers.
+        Request that failed.
     status
         HTTP status.
     detail
-        A sentence for the client; nothing internal.
+        Sentence for the client, without internal details.
     errors
-        With 422, each thing that is wrong.
+        Invalid parts of the request, with a 422.
     headers
-        Further headers.
+        Additional headers.
     """
     body = Problem(
         title=_title(status),
@@ -84,13 +84,13 @@ def problem(
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document statuses of a route, for its ``responses=``. Each of them is a `Problem`."""
+    """Return the documentation of error statuses for a route's ``responses=``. Each is a `Problem`."""
     content = {_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def install_problems(app: FastAPI) -> None:
-    """Register the handlers, and the schema that `problem_responses` refers to."""
+    """Register the exception handlers, and the schema that `problem_responses` refers to."""
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(DomainError, _domain_error)
@@ -107,10 +107,10 @@ def install_problems(app: FastAPI) -> None:
         models["Problem"] = own
         return schema
 
-    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
-# Starlette types handlers by the base class: each of these is called with the class it was registered for.
+# Starlette declares handlers for Exception; each is called with the class that it was registered for.
 
 
 def _title(status: int) -> str:
@@ -121,7 +121,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code in (204, 304):  # these have no body
         return Response(status_code=error.status_code, headers=error.headers)
-    # Starlette's own 404 and 405 have the status' name for a detail: say a little more.
+    # The detail of Starlette's own 404 and 405 is just the name of the status: say more.
     title = _title(error.status_code)
     detail = _DETAILS.get(error.status_code, title) if error.detail == title else str(error.detail)
     return problem(request, error.status_code, detail, headers=error.headers)
@@ -130,8 +130,8 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = []
-    for item in error.errors():  # not its "input": a client's secret would come back, and a lone surrogate is no UTF-8
-        # Where the body is no JSON at all, the location is an offset into it and no pointer.
+    for item in error.errors():  # without "input": it may be a secret, or no valid UTF-8
+        # If the body is not JSON, the location is an offset into it, not a pointer.
         location = item["loc"][:1] if item["type"] == "json_invalid" else item["loc"]
         pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
         errors.append(InvalidField(pointer=pointer, detail=item["msg"].removeprefix("Value error, ")))
@@ -144,7 +144,7 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
             return problem(request, 404, str(error))
         case Conflict():
             return problem(request, 409, str(error))
-    raise error  # a kind without a status: the middleware makes it a 500 and logs it
+    raise error  # it has no status: the middleware logs it and answers 500
 
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:
@@ -154,6 +154,6 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     return problem(
         request,
         503,
-        "The database is busy or away; try again shortly.",
+        "The database is busy or unreachable; try again shortly.",
         headers={"Retry-After": _RETRY_AFTER},
     )

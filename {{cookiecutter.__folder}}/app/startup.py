@@ -1,4 +1,4 @@
-"""What the service, the scripts and the migrations share: settings in, a database that is ready out."""
+"""Start-up shared by the service, the scripts and the migrations: from settings to a database that is ready."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,23 +18,23 @@ __all__ = ["errors_as_one_line", "open_database"]
 async def open_database(
     settings: Settings, *, database: DatabaseSessionDependency | None = None
 ) -> AsyncIterator[DatabaseSessionDependency]:
-    """Open the pool, wait for the server, check the schema; close the pool at the end.
+    """Open the pool, wait for the server, and check the schema; close the pool at the end.
 
-    A script gets a session, with the engine, the schema and the rule of commit and rollback of a request, in one line::
+    A script gets the same sessions as a request, in one line::
 
         async with open_database(settings) as database, database.session() as session: ...
 
     Parameters
     ----------
     settings
-        Which database.
+        Settings that name the database.
     database
-        Whose pool is opened; none: one of its own. The service gives `db_session_dependency`, which routes ask.
+        Provider whose pool is opened; None: a new one. The service passes `db_session_dependency`, which routes use.
 
     Raises
     ------
     DatabaseNotReady
-        Where the service cannot work with this database.
+        If the service cannot work with this database.
     """
     database = database or DatabaseSessionDependency()
     await database.initialize(
@@ -54,7 +54,7 @@ async def open_database(
 
 @contextmanager
 def errors_as_one_line() -> Iterator[None]:
-    """End a command on an error that its user can mend with a line a problem on stderr, and without a traceback.
+    """Report errors that the user can fix as one line each on stderr, without a traceback, and exit.
 
     The exit code is 78 for settings, 1 for the database, and 130 after Ctrl-C.
     """
@@ -68,5 +68,5 @@ def errors_as_one_line() -> Iterator[None]:
     except Exception as error:
         if not is_unavailable(error):
             raise
-        click.echo(f"DATABASE_URL: the database is busy or away: {describe(error)}; try again", err=True)
+        click.echo(f"DATABASE_URL: the database is busy or unreachable: {describe(error)}; try again", err=True)
         raise SystemExit(1) from None

@@ -65,7 +65,7 @@ async def migrate_online(settings: Settings) -> None:
     engine = create_database_engine(
         settings.database_url.get_secret_value(),
         settings.database_password,
-        connect_args={"server_settings": {"application_name": f"{NAME} migrations"}, "command_timeout": None},
+        connect_args={"server_settings": {"application_name": f"{NAME} migrations"}},
         **vars(options),
     )
     schema = options.schema

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -71,7 +72,8 @@ def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -
 
 def test_each_option_of_the_engine_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", URL)
-    given = {field.name: 1 for field in fields(EngineOptions)} | {"schema": "mine", "isolation_level": "serializable"}
+    given: dict[str, Any] = {field.name: 1 for field in fields(EngineOptions)}
+    given |= {"schema": "mine", "isolation_level": "serializable", "pooler": "pgbouncer"}
     for name, value in given.items():
         monkeypatch.setenv(f"DATABASE_{name.upper()}", str(value))
     assert vars(load_settings().database) == given | {"isolation_level": "SERIALIZABLE", "pool_pre_ping": True}

@@ -35,7 +35,7 @@ def test_missing_settings_end_the_service_with_a_line_a_problem() -> None:
 def test_a_schema_that_is_behind_ends_the_service_with_the_command_to_run(empty_database_url: str) -> None:
     ended = run("uvicorn", "app.main:app", "--port", "0", database_url=empty_database_url)
     assert ended.returncode == 3
-    assert "DATABASE_URL: the schema is behind" in ended.stderr
+    assert "DATABASE_URL: the database schema is behind this code" in ended.stderr
     assert "run `alembic upgrade head`" in ended.stderr
     assert "Traceback" not in ended.stderr
 

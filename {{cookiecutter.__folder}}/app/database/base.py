@@ -1,4 +1,4 @@
-"""What all models are made of: their base, and their ids. Models know this module of ``database`` and no other."""
+"""Declarative base and ids of all models. Models import no other module of ``app.database``."""
 
 import sys
 
@@ -14,10 +14,10 @@ __all__ = ["Base", "uuid7"]
 
 
 class Base(DeclarativeBase):
-    """Base of the models.
+    """Base class of the models.
 
-    Constraints are named by a rule, so that migrations can drop them and code can tell them apart: see "The
-    importance of naming constraints" in Alembic's manual. Tables name no PostgreSQL schema: the engine fills it in.
+    A convention names all constraints, so that migrations can drop them and code can tell them apart: see "The
+    Importance of Naming Constraints" in Alembic's manual. Tables name no PostgreSQL schema: the engine adds it.
     """
 
     metadata = MetaData(

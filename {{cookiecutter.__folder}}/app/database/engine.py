@@ -1,4 +1,4 @@
-"""Makes the engine: the one place that knows how this service connects. It knows no settings."""
+"""Creates the engine, and is the only module that knows how this service connects. It knows no settings."""
 
 import ssl
 from collections.abc import Mapping
@@ -29,24 +29,24 @@ from app.database.url import DatabaseUrl, parse_database_url
 __all__ = ["create_database_engine"]
 
 _DRIVER_GRACE = 1.0
-"""Seconds that the driver waits beyond the server's statement_timeout: the server's own error says more."""
+"""Seconds that the driver waits longer than the server's statement_timeout: the server's error says more."""
 
 _IDLE_IN_TRANSACTION = "60s"
-"""After this the server ends a transaction in which nothing happens: its locks would hold up all others."""
+"""Time after which the server ends an idle transaction: its locks would block others."""
 
 
 class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
-    """After a failed statement PostgreSQL answers COMMIT with ROLLBACK, and asyncpg takes that for success.
+    """Raises an error if PostgreSQL answers COMMIT with ROLLBACK, as it does after a failed statement.
 
-    Code that swallowed the error would report work as stored.
+    asyncpg treats that as success: code that ignored the error of the statement would report work as stored.
     """
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109  # as asyncpg has it
         answer: str = await super().execute(query, *args, timeout=timeout)
         if answer == "ROLLBACK" and query.startswith("COMMIT"):
             raise PendingRollbackError(
-                "An earlier statement of this transaction failed and its error was swallowed: nothing of the "
-                "transaction can be committed. Let the error pass, or run what may fail in session.begin_nested()."
+                "An earlier statement failed and its error was swallowed: the transaction cannot be committed. "
+                "Let the error propagate, or run the statement inside session.begin_nested()."
             )
         return answer
 
@@ -89,8 +89,13 @@ def create_database_engine(
         guards["statement_timeout"] = str(max(1, round(chosen.statement_timeout * 1000)))
         guards["idle_in_transaction_session_timeout"] = _IDLE_IN_TRANSACTION
         arguments["command_timeout"] = chosen.statement_timeout + _DRIVER_GRACE
-    # The server would let these win over the same ones in `options`, where the user has said otherwise.
-    own = target.server_settings.get("options", "").lower().replace("-", "_")  # PostgreSQL takes both
+    if chosen.pooler == "pgbouncer":
+        # It refuses these start-up parameters, and may send the next transaction to a server that has not prepared
+        # the statement.
+        guards = {}
+        arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    # On the server these would take precedence over the same parameters in the `options` of the URL.
+    own = target.server_settings.get("options", "").lower().replace("-", "_")  # PostgreSQL accepts both
     guards = {name: value for name, value in guards.items() if name not in own}
     arguments |= connect_args or {}
     arguments["server_settings"] = {
@@ -103,7 +108,7 @@ def create_database_engine(
         arguments["password"] = target.password
 
     engine = create_async_engine(
-        "postgresql+asyncpg://",  # the address is asyncpg's to read: see app.database.url, and `connect` below
+        "postgresql+asyncpg://",  # asyncpg reads the address: see app.database.url, and `connect` below
         connect_args=arguments,
         isolation_level=chosen.isolation_level,
         execution_options={"schema_translate_map": {None: chosen.schema}} if chosen.schema else {},
@@ -112,8 +117,8 @@ def create_database_engine(
         pool_timeout=chosen.pool_timeout,
         pool_recycle=chosen.pool_recycle,
         pool_pre_ping=chosen.pool_pre_ping,
-        # Errors go to logs, and what users sent does not belong there. The price is a log that names the statement
-        # and not the value that broke it: set this to False on your own machine while you hunt for one.
+        # Errors are logged, and users' data does not belong into logs. The cost: the log shows the statement without
+        # the value that broke it. Set this to False on your own machine while you debug.
         hide_parameters=True,
     )
     _listen(engine, target)
@@ -121,10 +126,10 @@ def create_database_engine(
 
 
 def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
-    """Correct what the driver and the pool do by themselves, each by an event of SQLAlchemy."""
+    """Register event listeners that correct defaults of the driver and the pool."""
     address = target.address
-    # A host at a time, each with the whole connect timeout: asyncpg has one for all, and a first host that is silent
-    # would use it up. That is also how libpq counts.
+    # Each host has the whole connect timeout, as in libpq. asyncpg has one for all hosts, and a silent first host would
+    # use it up.
     attempts = [{"dsn": dsn} for dsn in target.dsns]
     if any("target_session_attrs=prefer-standby" in dsn for dsn in target.dsns):
         attempts = [{**attempt, "target_session_attrs": kind} for kind in ("standby", "any") for attempt in attempts]
@@ -137,7 +142,7 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
             try:
                 return dialect.connect(*cargs, **(attempt | cparams))
             except ssl.SSLCertVerificationError:
-                raise  # an OSError that no later try would mend
+                raise  # an OSError, but no retry can succeed
             except (OSError, dialect.loaded_dbapi.Error) as error:
                 unwanted = isinstance(error.__cause__, TargetServerAttributeNotMatched)
                 absent = isinstance(error, OSError) and "rejected SSL upgrade" not in str(error)
@@ -152,14 +157,14 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
             raise DatabaseUnavailable(f"PostgreSQL at {address} did not answer in time") from context.original_exception
         error = context.original_exception
         if sqlstate(error) == READ_ONLY or has_outdated_plan(error):
-            # A failover has made the primary a replica, or a migration has changed a column that prepared statements
-            # name: it is so for every connection of the pool, and all are replaced.
+            # The primary has become a replica, or a migration has changed a column that prepared statements use. This
+            # applies to every connection in the pool, so all are replaced.
             context.is_disconnect = True
 
     @event.listens_for(engine.sync_engine, "checkout")
     def replace_a_closed_connection(
         connection: DBAPIConnection, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
     ) -> None:
-        # asyncpg knows without a round trip that the server has hung up: after a restart no request need fail.
+        # asyncpg knows without a round trip that the server has closed a connection: no request fails after a restart.
         if connection.driver_connection.is_closed():
             raise DisconnectionError("the server closed the connection")

@@ -1,4 +1,4 @@
-"""What a failure of the database means, read from its SQLSTATE (PostgreSQL's manual, appendix A)."""
+"""Classifies database errors by their SQLSTATE (appendix A of PostgreSQL's manual)."""
 
 import asyncio
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ __all__ = [
 ]
 
 CANNOT_CONNECT_NOW: Final = "57P03"
-"""The server starts up, shuts down or is in recovery."""
+"""The server is starting, shutting down or in recovery."""
 
 READ_ONLY: Final = "25006"
-"""A write to a server that is read-only: a primary that a failover has made a replica."""
+"""A write to a read-only server, such as a primary that has become a replica in a failover."""
 
 _TRY_LATER = {
     "40001",  # serialization_failure
@@ -49,15 +49,14 @@ _LOGIN_CLASSES = {
     "3D",  # no such database
 }
 _NEVER = {
-    "08P01",  # protocol_violation: a pooler that refuses a start-up parameter says so every time
+    "08P01",  # protocol_violation: a pooler that rejects a start-up parameter always does
 }
 
 
 class DatabaseUnavailable(Exception):
     """The database cannot be reached, or did not answer in time.
 
-    Raised by the engine in place of the bare ``OSError`` and ``TimeoutError`` of the driver, which could have come
-    from anything.
+    The engine raises it instead of the driver's ``OSError`` and ``TimeoutError``, which could come from any code.
     """
 
 
@@ -72,17 +71,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Return the five characters that PostgreSQL gave for a failure, None where it gave none."""
+    """Return the SQLSTATE of an error, None if it has none."""
     return next((code for link in _chain(error) if (code := getattr(link, "sqlstate", None))), None)
 
 
 def constraint_name(error: BaseException) -> str | None:
-    """Return the name of the constraint that a statement violated, None where that was not the failure."""
+    """Return the name of the constraint that was violated, None if the error is another one."""
     return next((name for link in _chain(error) if (name := getattr(link, "constraint_name", None))), None)
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell whether a failure is the database's condition rather than the statement's fault: worth trying later."""
+    """Tell whether the cause is the state of the database, not the statement: the same request may succeed later."""
     if isinstance(error, DatabaseUnavailable | PoolTimeoutError):
         return True
     if not isinstance(error, DBAPIError):
@@ -95,27 +94,27 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Tell whether the server lets nobody in: no such role or database, a wrong password.
+    """Tell whether the server rejected the login: no such role or database, or a wrong password.
 
-    At start-up that is final. Later it is a database that was taken away.
+    At start-up that is permanent. Later it means that the database was dropped or the password changed.
     """
     return (sqlstate(error) or "")[:2] in _LOGIN_CLASSES
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Tell whether the transaction was rolled back for the sake of a concurrent one: running it again may succeed."""
+    """Tell whether a conflict with a concurrent transaction caused the rollback: a retry may succeed."""
     return sqlstate(error) in _CONFLICTS or has_outdated_plan(error)
 
 
 def has_outdated_plan(error: BaseException) -> bool:
-    """Tell whether a migration has changed a column since the statement was prepared: it is prepared anew next time."""
+    """Tell whether a migration has changed a column after the statement was prepared. The next run prepares it anew."""
     return any(isinstance(link, InvalidCachedStatementError) for link in _chain(error))
 
 
 def describe(error: BaseException) -> str:
-    """Return the server's or the driver's own words for a failure, on one line, without SQL or parameters."""
+    """Return the message of the server or the driver, on one line, without SQL or parameters."""
     *_, first = _chain(error)
-    if isinstance(first, TimeoutError | asyncio.CancelledError):  # asyncio ends what takes too long by a cancellation
+    if isinstance(first, TimeoutError | asyncio.CancelledError):  # asyncio cancels on a timeout
         return "no answer in time"
     words = str(first) or type(first).__name__
     return words.splitlines()[0].strip().rstrip(".")

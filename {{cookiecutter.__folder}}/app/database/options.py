@@ -45,9 +45,12 @@ class EngineOptions:
     """Time limit of one connection attempt. The URL's ``connect_timeout`` takes precedence."""
 
     statement_timeout: Annotated[float, Field(ge=0, le=2_000_000)] = 30
-    """Time limit of one statement; 0: none. Sent to the server as a start-up parameter, which some poolers refuse, and
-    enforced by the driver a second later, in case the server is silent. Unless 0, the server also ends transactions
-    that are idle for a minute."""
+    """Time limit of one statement; 0: none. The server enforces it, and the driver a second later, in case the server
+    is silent. Unless it is 0, the server also ends transactions that are idle for a minute."""
+
+    pooler: Literal["none", "pgbouncer"] = "none"
+    """PgBouncer in transaction mode, if it is between the service and PostgreSQL. It accepts no time limits when a
+    connection starts, so set them for the role: ``ALTER ROLE … SET statement_timeout = '30s'``."""
 
     pool_size: Annotated[int, Field(ge=1)] = 15
     """Connections each worker keeps open. Workers x (size + overflow) must stay below ``max_connections``."""

@@ -1,4 +1,4 @@
-"""Waits for a database that is not there yet, and tells that from one that never will be."""
+"""Waits for a database that is not reachable yet, and fails at once on errors that waiting cannot fix."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,24 +14,24 @@ from app.database.failures import DatabaseUnavailable, describe, is_unavailable,
 __all__ = ["PAUSE", "TRIES", "DatabaseNotReady", "probe", "wait_for_database"]
 
 TRIES = 5
-"""How often a probe asks."""
+"""Attempts of a probe."""
 
 PAUSE = 2.0
-"""Seconds between two tries."""
+"""Seconds between two attempts."""
 
 _ANSWER = 5.0
-"""Seconds that the server has for its first answer."""
+"""Seconds within which the server must answer the first statement."""
 
 _MEND = {
     "28": "check the user and the password: DATABASE_URL, DATABASE_PASSWORD",
     "3D": "create the database, or name another in DATABASE_URL",
-    "42": "check the rights of the user, and the parameters of DATABASE_URL",
-    "08": "check the parameters of DATABASE_URL (a pooler may refuse some)",
+    "42": "check the privileges of the user, and the parameters of DATABASE_URL",
+    "08": "behind PgBouncer set DATABASE_POOLER=pgbouncer; otherwise check the parameters of DATABASE_URL",
 }
 
 
 class DatabaseNotReady(Exception):
-    """The service cannot work with this database: one line that says why, and how to mend it."""
+    """The service cannot work with this database. The message is one line: why, and how to fix it."""
 
     exit_code = 1
 
@@ -39,21 +39,23 @@ class DatabaseNotReady(Exception):
 async def probe(
     ask: Callable[[], Awaitable[Any]], *, tries: int = TRIES, pause: float = PAUSE, logger: Any = None
 ) -> None:
-    """Ask until the database answers.
+    """Call a function until it succeeds.
 
     Parameters
     ----------
     ask
-        Does one try: returns where the database answered, raises where not.
-    tries, pause
-        How often, and the seconds in between.
+        Function that queries the database, and raises an error if it does not answer.
+    tries
+        Maximum number of attempts.
+    pause
+        Seconds between two attempts.
     logger
-        Is told of each failed try that another one follows.
+        Receives a warning after each failed attempt that will be retried.
 
     Raises
     ------
     Exception
-        What the last try raised, or the first that no waiting can mend.
+        The error of the last attempt, or the first error that waiting cannot fix.
     """
     logger = logger or structlog.get_logger(__name__)
     for left in range(tries - 1, -1, -1):
@@ -62,7 +64,7 @@ async def probe(
         except Exception as error:
             if left == 0 or not is_unavailable(error):
                 raise
-            logger.warning(f"waiting for the database, tries left: {left}, the next in {pause:g} s: {describe(error)}")
+            logger.warning(f"waiting for the database, attempts left: {left}, next in {pause:g} s: {describe(error)}")
             await asyncio.sleep(pause)
         else:
             return
@@ -71,34 +73,36 @@ async def probe(
 async def wait_for_database(
     engine: AsyncEngine, *, tries: int = TRIES, pause: float = PAUSE, logger: Any = None
 ) -> None:
-    """Wait until the server takes a connection and answers on it.
+    """Wait until the server accepts a connection and answers a query.
 
     Parameters
     ----------
     engine
-        Whose database is asked.
+        Engine to take the connection from.
     tries, pause, logger
         See `probe`.
 
     Raises
     ------
     DatabaseNotReady
-        Where it does not.
+        If it does not.
     """
 
     async def ask() -> None:
         try:
-            # How long connecting may take is the engine's to say.
+            # Connecting has a timeout of its own, in the engine.
             async with engine.connect() as connection, asyncio.timeout(_ANSWER):
                 await connection.execute(select(1))
         except TimeoutError:
-            raise DatabaseUnavailable(f"PostgreSQL took a connection and did not answer within {_ANSWER:g} s") from None
+            raise DatabaseUnavailable(
+                f"PostgreSQL accepted a connection and did not answer within {_ANSWER:g} s"
+            ) from None
 
     try:
         await probe(ask, tries=tries, pause=pause, logger=logger)
     except DatabaseUnavailable as error:
         raise DatabaseNotReady(
-            f"DATABASE_URL: {error} (tries: {tries}); is the server up? (on your own machine, `make db` starts one)"
+            f"DATABASE_URL: {error} (attempts: {tries}); is it running? (`make db` starts one on your own machine)"
         ) from error
     except (DBAPIError, OSError) as error:
         mend = _MEND.get((sqlstate(error) or "")[:2], "check DATABASE_URL")

@@ -1,4 +1,4 @@
-"""Runs a transaction again that lost against a concurrent one."""
+"""Retries transactions that conflict with concurrent ones."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ __all__ = ["run_transaction"]
 T = TypeVar("T")
 
 _FIRST_PAUSE: Final = 0.01
-"""Seconds, at the most, before the second try. It doubles with each: those that collide spread out."""
+"""Maximum pause before the second attempt, in seconds. It doubles each time: conflicting transactions spread out."""
 
 _log = structlog.get_logger(__name__)
 
@@ -28,31 +28,31 @@ async def run_transaction(
     tries: int = 6,
     database: DatabaseSessionDependency = db_session_dependency,
 ) -> T:
-    """Run a function in a transaction of its own and commit it; again, from the start, where it met another one.
+    """Run a function in a transaction of its own and commit it; retry it after a conflict.
 
-    Only what PostgreSQL itself rolled back for the sake of another transaction is run again: a serialization failure
-    (40001) or a deadlock (40P01), see "Serialization Failure Handling" in its manual. Any other failure may have been
-    committed, or would only come again.
+    Conflicts are serialization failures (40001) and deadlocks (40P01), after which PostgreSQL has rolled the
+    transaction back: see "Serialization Failure Handling" in its manual. Other errors are not retried: the transaction
+    may have been committed, or would fail again.
 
     Parameters
     ----------
     fn
-        Is given a fresh session at each try. Whatever else it does, sending an e-mail say, it does once a try: leave
-        that for after the return.
+        Function to run. Each attempt has a new session. Other effects, such as sending an e-mail, happen at each
+        attempt: do these afterwards.
     tries
-        How often it is run at the most.
+        Maximum number of attempts.
     database
-        Whose sessions; the service's own unless a test has another.
+        Provider of the sessions; by default the service's.
 
     Returns
     -------
     T
-        What the function returned, once its transaction is committed.
+        Return value of the function, once its transaction is committed.
 
     Raises
     ------
     DBAPIError
-        The failure of the last try. In a request it becomes a 503 with ``Retry-After``.
+        The error of the last attempt. In a request it becomes a 503 with ``Retry-After``.
     """
     for left in range(tries - 1, -1, -1):
         try:
@@ -61,9 +61,9 @@ async def run_transaction(
         except DBAPIError as error:
             if left == 0 or not is_conflict(error):
                 raise
-            _log.info("transaction runs again", sqlstate=sqlstate(error), tries_left=left)
+            _log.info("transaction is retried", sqlstate=sqlstate(error), tries_left=left)
         else:
             return result
-        # The full range of the pause is random: "full jitter", from the AWS Architecture Blog's "Exponential Backoff".
+        # A random pause up to the limit: "full jitter" in the AWS Architecture Blog's "Exponential Backoff And Jitter".
         await asyncio.sleep(random.uniform(0, _FIRST_PAUSE * 2 ** (tries - 1 - left)))  # noqa: S311  # not a secret
     raise AssertionError("tries must be 1 or more")

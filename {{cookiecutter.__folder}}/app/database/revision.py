@@ -1,4 +1,4 @@
-"""Tells whether the schema in the database is the one that this code needs."""
+"""Checks whether the database schema is the one that this code needs."""
 
 from enum import Enum
 from typing import Any
@@ -23,35 +23,37 @@ _UNDEFINED_COLUMN = "42703"
 
 
 class Schema(Enum):
-    """How the schema in the database stands to the newest revision that this code knows."""
+    """State of the database schema, compared with the newest revision that this code knows."""
 
-    CURRENT = "is at the newest revision"
-    BEHIND = "is behind"
+    CURRENT = "matches this code"
+    BEHIND = "is behind this code"
     AHEAD = "is ahead of this code"
-    DIVERGED = "has diverged"
+    DIVERGED = "has diverged from this code's migrations"
 
 
 async def check_revision(engine: AsyncEngine, logger: Any = None) -> None:
-    """Refuse a schema that this code cannot work with.
+    """Refuse a database schema that this code cannot work with.
 
-    One that is ahead is served, with a warning: it is what an old copy of the service meets in a rolling deploy.
+    A schema that is ahead of the code only causes a warning: in a rolling deploy, old copies see it.
 
     Raises
     ------
     DatabaseNotReady
-        Where the schema is behind the code, or on another branch of history.
+        If the schema is behind the code, or on another branch of the migrations.
     """
     schema, revisions = await compare_schema(engine)
     match schema:
         case Schema.AHEAD:
             logger = logger or structlog.get_logger(__name__)
-            logger.warning(f"the schema {schema.value} {revisions}")
+            logger.warning(f"the database schema {schema.value} {revisions}")
         case Schema.BEHIND:
-            raise DatabaseNotReady(f"DATABASE_URL: the schema {schema.value} {revisions}: run `alembic upgrade head`")
+            raise DatabaseNotReady(
+                f"DATABASE_URL: the database schema {schema.value} {revisions}: run `alembic upgrade head`"
+            )
         case Schema.DIVERGED:
             raise DatabaseNotReady(
-                f"DATABASE_URL: the schema {schema.value} {revisions}: other code has migrated it; check that this is "
-                "the right database, bring back revisions that were deleted, and join histories with `alembic merge`"
+                f"DATABASE_URL: the database schema {schema.value} {revisions}: check that this is the right "
+                "database, restore revisions that were deleted, and merge branches with `alembic merge`"
             )
 
 
@@ -61,13 +63,14 @@ async def compare_schema(engine: AsyncEngine) -> tuple[Schema, str]:
     Returns
     -------
     tuple of Schema and str
-        How they stand, and both in words. A revision that this code does not know was made by newer code, if all
-        that the models name is there: ahead. If not, the revision may have been deleted: diverged.
+        The state, and the revisions as text. If this code does not know the revision in the database, the schema is
+        ahead if it has all tables and columns of the models; otherwise it has diverged (a deployed revision may have
+        been deleted).
 
     Raises
     ------
     DatabaseNotReady
-        Where they cannot be read.
+        If the revision cannot be read.
     """
     script = ScriptDirectory.from_config(Config(toml_file=PROJECT_FILE))
     needed = set(script.get_heads())
@@ -75,7 +78,7 @@ async def compare_schema(engine: AsyncEngine) -> tuple[Schema, str]:
     missing = None
     try:
         async with engine.connect() as connection:
-            # An error in one look spoils no other.
+            # In autocommit mode, a failed query does not affect the next one.
             await connection.execution_options(isolation_level="AUTOCOMMIT")
             found = await _found(connection)
             if unknown := bool(found) and not found & known:
@@ -83,7 +86,7 @@ async def compare_schema(engine: AsyncEngine) -> tuple[Schema, str]:
     except (DBAPIError, DatabaseUnavailable) as error:
         raise DatabaseNotReady(f"DATABASE_URL: cannot read the schema's revision: {describe(error)}") from error
 
-    revisions = f"(has {', '.join(sorted(found)) or 'nothing'}, needs {', '.join(sorted(needed))})"
+    revisions = f"(database: {', '.join(sorted(found)) or 'no revision'}, code: {', '.join(sorted(needed))})"
     if found == needed:
         return Schema.CURRENT, revisions
     if missing:
@@ -105,12 +108,12 @@ async def _found(connection: AsyncConnection) -> set[str]:
 
 
 async def _missing(connection: AsyncConnection) -> str | None:
-    """Return PostgreSQL's word for the first table or column of the models that is not there."""
+    """Return PostgreSQL's message about the first table or column of the models that does not exist."""
     for table in Base.metadata.sorted_tables:
         try:
             await connection.execute(select(table).where(false()))
         except ProgrammingError as error:
             if sqlstate(error) in (_UNDEFINED_TABLE, _UNDEFINED_COLUMN):
                 return describe(error)
-            # It is there, and may only not be read by this role.
+            # Otherwise it exists, and this role lacks the privilege to read it.
     return None

@@ -1,8 +1,8 @@
-"""Runs statements on the driver's connection, in the form that SQLAlchemy gave them when they ran for the first time.
+"""Runs statements on the driver's connection, with the SQL that SQLAlchemy compiled on their first run.
 
-SQLAlchemy takes longer over a short statement than the driver and PostgreSQL together. For a statement that is built
-once, at the top of a module, what it does is the same each time: compile it, find the conversions that the types of
-its values and columns need, and name the columns of its rows. Here that is done once.
+For a short statement SQLAlchemy takes longer than the driver and PostgreSQL together. If the statement is built once,
+at the top of a module, most of that work is the same each time: compiling it, looking up the conversions for the types
+of its values and columns, and naming the columns of its rows. This module keeps the result of the first run.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -25,17 +25,17 @@ Ts = TypeVarTuple("Ts")
 async def fetch(session: AsyncSession, statement: TypedReturnsRows[*Ts], /, **parameters: Any) -> Sequence[Row[*Ts]]:
     """Run a statement in the transaction of a session and return its rows, faster than ``session.execute``.
 
-    Rows, errors and transaction are those of ``session.execute``. What is pending in the session is flushed first, so
-    the statement sees it; objects that the session has loaded are not told of what the statement changes.
+    Rows, errors and transaction are those of ``session.execute``. Pending changes of the session are flushed first, so
+    that the statement sees them. Objects that the session has loaded do not see what the statement changes.
 
     Parameters
     ----------
     session
         Session to run it in.
     statement
-        A select, or an INSERT, UPDATE or DELETE with RETURNING. It runs on the driver from its second call on, if it
-        is the same object at each call and no value of it is made by Python (a column's ``default=``): give such a
-        value as a parameter.
+        Select, or an INSERT, UPDATE or DELETE with RETURNING. From the second call on it runs on the driver, if it is
+        the same object each time and Python computes none of its values (a column's ``default=``): pass such a value
+        as a parameter.
     parameters
         Values of its `bindparam`.
     """
@@ -49,7 +49,7 @@ def _fetch(session: Session, statement: TypedReturnsRows[*Ts], parameters: dict[
     session.flush()
     connection = session.connection()
     engine = connection.engine
-    if _schemas(connection) != _schemas(engine):  # the SQL that is kept names the engine's
+    if _schemas(connection) != _schemas(engine):  # the compiled SQL contains the engine's schema
         return connection.execute(statement, parameters).all()
     statements = _of_engine.get(engine)
     if statements is None:
@@ -63,7 +63,7 @@ def _schemas(source: Connection | Engine) -> Any:
 
 
 class Statements:
-    """Statements that have run before. None is kept alive here, so there are never more than the program holds."""
+    """Statements that have run before. References are weak: a statement that the program drops is forgotten."""
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Any, KnownStatement | None] = WeakKeyDictionary()
@@ -75,14 +75,14 @@ class Statements:
         return statement in self._known
 
     def find(self, statement: object, parameters: Mapping[str, Any]) -> "KnownStatement | None":
-        """Return what is known of a statement; None if SQLAlchemy has to run it, the first time or each time."""
+        """Return the compiled form of a statement; None if SQLAlchemy has to run it."""
         known = self._known.get(statement)
         return known if known is not None and known.parameters == parameters.keys() else None
 
     def learn(
         self, connection: Connection, statement: TypedReturnsRows[*Ts], parameters: dict[str, Any]
     ) -> Sequence[Row[*Ts]]:
-        """Have SQLAlchemy run a statement, keep what can be kept for the next time, and return the rows."""
+        """Run a statement with SQLAlchemy, keep its compiled form, and return the rows."""
         result = connection.execute(statement, parameters)
         if statement not in self._known:
             self._known[statement] = _known(result, parameters)
@@ -91,31 +91,31 @@ class Statements:
 
 @dataclass(frozen=True)
 class KnownStatement:
-    """What SQLAlchemy made of a statement."""
+    """Compiled form of a statement."""
 
     sql: str
     arguments: Sequence[tuple[str, Callable[[Any], Any] | None]]
-    """In the driver's order, the name of each value and the function that converts it for the driver."""
+    """Name of each value and the function that converts it for the driver, in the driver's order."""
     constants: Mapping[str, Any]
     """Values that are part of the statement."""
     parameters: Set[str]
-    """Names of the values that are given at each call."""
+    """Names of the values that are passed at each call."""
     row: Callable[[Sequence[Any]], Row[*tuple[Any, ...]]]
-    """Makes a row from a record of the driver."""
+    """Function that creates a row from a record of the driver."""
 
     def fetch(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Row[*tuple[Any, ...]]]:
-        """Run it on the driver's connection: in the connection's transaction, or by itself if there is none."""
+        """Run the statement on the driver's connection, in the current transaction if there is one."""
         values = {**self.constants, **parameters}
         pooled: Any = connection.connection
-        adapter = pooled.dbapi_connection  # what SQLAlchemy wraps around the driver's connection
+        adapter = pooled.dbapi_connection  # SQLAlchemy's wrapper around the driver's connection
         try:
             arguments = [convert(values[name]) if convert else values[name] for name, convert in self.arguments]
             if connection.in_transaction() and adapter._transaction is None:
-                await_(adapter._start_transaction())  # SQLAlchemy sends BEGIN with its first statement, too
+                await_(adapter._start_transaction())  # SQLAlchemy, too, sends BEGIN before the first statement
             records = await_(adapter.driver_connection.fetch(self.sql, *arguments))
         except BaseException as failure:  # noqa: BLE001  # cancellation drops the connection, too
-            # SQLAlchemy's own way to name the error, to call the engine's listeners, and to drop a lost connection:
-            # both of these raise.
+            # SQLAlchemy's own error handling, which translates the error, calls the engine's listeners and drops a lost
+            # connection. Both calls raise.
             try:
                 adapter._handle_exception(failure)
             except BaseException as error:  # noqa: BLE001
@@ -124,10 +124,10 @@ class KnownStatement:
 
 
 def _known(result: CursorResult[*Ts], parameters: Mapping[str, Any]) -> KnownStatement | None:
-    """Read what SQLAlchemy made of a statement; None for one that it has to look at each time."""
+    """Return the compiled form of a statement; None if its SQL or its values depend on the call."""
     context: Any = result.context
     compiled = context.compiled
-    # A list after IN is written into the SQL at each run, and a value that Python makes is another one each time.
+    # SQLAlchemy writes a list after IN into the SQL at each run, and calls Python defaults at each run.
     if compiled.post_compile_params or compiled.literal_execute_params or compiled.prefetch:
         return None
     (values,) = context.compiled_parameters

@@ -1,7 +1,7 @@
-"""The grammar of DATABASE_URL: libpq's connection URL, checked before anything connects.
+"""Checks DATABASE_URL, a connection URL as libpq defines it, before anything connects.
 
-asyncpg reads such a URL (sockets, TLS modes, the kind of server wanted), SQLAlchemy's dialect does not: so it goes to
-asyncpg, a host at a time. What asyncpg would pass on to the server unread is taken out here, or refused by name.
+asyncpg understands such URLs (Unix sockets, TLS modes, ``target_session_attrs``), SQLAlchemy's dialect does not. So
+asyncpg gets the URL, one host at a time. Parameters that it would pass to the server unread are extracted, or refused.
 """
 
 import re
@@ -25,27 +25,27 @@ _ENCODE = "percent-encode special characters, or put the password in DATABASE_PA
 
 
 class DatabaseUrlError(ValueError):
-    """The URL, or the password beside it, cannot be used. The message says why and never quotes a secret."""
+    """The URL, or the password beside it, cannot be used. The message says why, and never contains a secret."""
 
 
 @dataclass(frozen=True)
 class DatabaseUrl:
-    """A checked URL, in the form that ``asyncpg.connect`` takes."""
+    """A checked URL, in the form that ``asyncpg.connect`` accepts."""
 
     dsns: tuple[str, ...]
-    """The URL once for each host, without its password and without the parameters below."""
+    """One URL for each host, without the password and the parameters below."""
 
     password: str | None
-    """The password, from the URL or given apart."""
+    """Password, from the URL or given separately."""
 
     address: str
-    """Hosts and database, for people: messages and logs."""
+    """Hosts and database, for messages and logs."""
 
     server_settings: dict[str, str]
-    """Parameters that the server reads: ``application_name``, ``options``."""
+    """Parameters for the server: ``application_name``, ``options``."""
 
     connect_timeout: float | None
-    """Seconds, where the URL names it."""
+    """Seconds, if the URL contains it."""
 
     def __repr__(self) -> str:
         return f"DatabaseUrl({self.address!r})"
@@ -58,15 +58,15 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
     ----------
     url
         ``postgresql://user:password@host:port/database?parameters``; also the schemes ``postgres`` and
-        ``postgresql+asyncpg``, several hosts parted by commas, IPv6 in brackets, and ``?host=/directory`` for a
+        ``postgresql+asyncpg``, several hosts separated by commas, IPv6 in brackets, and ``?host=/directory`` for a
         Unix socket. See "Connection URIs" in the chapter "libpq" of PostgreSQL's manual.
     password
-        The password apart from the URL, any characters.
+        Password, if it is not in the URL; any characters.
 
     Raises
     ------
     DatabaseUrlError
-        Where anything in it would be refused later, or silently not be heeded.
+        If any part of it would be rejected later, or silently ignored.
     """
     parts = _split(url)
     userinfo, _, hosts = parts.netloc.rpartition("@")
@@ -74,7 +74,7 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
     if password is not None and not user:
         raise DatabaseUrlError("a password is given but the URL names no user: postgresql://USER@host/database")
     if password is not None and colon:
-        raise DatabaseUrlError("a password is given both in the URL and apart: keep one of the two")
+        raise DatabaseUrlError("a password is given both in the URL and separately: keep one of the two")
 
     parameters = _parameters(parts.query)
     if hosts and parameters.keys() & {"host", "port"}:
@@ -106,15 +106,15 @@ def _split(url: str) -> SplitResult:
         raise DatabaseUrlError(f"has a '#', a space or a control character in it: {_ENCODE}")
     try:
         parts = urlsplit(f"postgresql://{rest}")
-    except ValueError:  # urllib quotes the URL, and so the password, in its message
+    except ValueError:  # its message contains the URL, and so the password
         raise DatabaseUrlError(f"is not a URL: {_ENCODE}") from None
-    if "@" in parts.path or "@" in parts.query:  # the end of a password that has a '/' or a '?' in it
+    if "@" in parts.path or "@" in parts.query:  # the end of a password that contains a '/' or a '?'
         raise DatabaseUrlError(f"has an '@' after the host: {_ENCODE}")
     return parts
 
 
 def _addresses(parameters: dict[str, str]) -> list[dict[str, str]]:
-    """Return the hosts or sockets that are given as parameters, each with its port; one that is empty for none."""
+    """Return the hosts or sockets in the parameters, each with its port; one empty address if there is none."""
     hosts = parameters.get("host", "").split(",")
     ports = parameters.get("port", "").split(",")
     if len(ports) == 1:
@@ -136,9 +136,9 @@ def _query(parameters: dict[str, str]) -> str:
 def _checked_host(host: str) -> str:
     match = _HOST.fullmatch(host)
     try:
-        if not host.startswith(("%2F", "%2f")):  # the folder of a socket
+        if not host.startswith(("%2F", "%2f")):  # directory of a Unix socket
             unquote(host).encode("idna")
-    except UnicodeError:  # an empty or a too long part of the name
+    except UnicodeError:  # a part of the name is empty or too long
         match = None
     if match is None or not _is_port(match["port"] or "5432"):
         raise DatabaseUrlError(f"has a host or a port that cannot be read: {_ENCODE}")

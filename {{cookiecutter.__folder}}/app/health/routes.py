@@ -1,4 +1,4 @@
-"""Probes for whatever runs the service: restart it when it is not live, send it no requests while it is not ready."""
+"""Probes for the platform: it restarts a copy that is not live, and sends no requests to one that is not ready."""
 
 import asyncio
 from typing import Final, Literal
@@ -15,29 +15,29 @@ from app.problems import problem, problem_responses
 __all__ = ["router"]
 
 _LIMIT: Final = 1.0
-"""Seconds the database has for its answer: the default timeout of a Kubernetes probe."""
+"""Seconds within which the database must answer: the default timeout of a Kubernetes probe."""
 
 _log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/health", tags=["health"])
 
 
 class Health(BaseModel):
-    """The answer of a probe that succeeds."""
+    """Response of a successful probe."""
 
     status: Literal["ok"] = "ok"
 
 
 @router.get("/live", summary="Is the process alive?")
 async def live() -> Health:
-    """Answer without asking anyone: a database that is away is no reason to restart this process."""
+    """Answer without any I/O: an unreachable database is no reason to restart this process."""
     return Health()
 
 
 @router.get("/ready", summary="Can it serve?", response_model=Health, responses=problem_responses(503))
 async def ready(request: Request) -> Health | JSONResponse:
-    """Ask the database, on a connection of its own, for at most a second."""
+    """Query the database, on a connection outside the pool, with a time limit of one second."""
     ping = asyncio.create_task(db_session_dependency.ping())
-    # Not asyncio.timeout: that would also wait until a silent connection has been closed in good order.
+    # Not asyncio.timeout: it would also wait until a silent connection is closed.
     await asyncio.wait({ping}, timeout=_LIMIT)
     reason = f"no answer within {_LIMIT:g} s"
     if ping.done():

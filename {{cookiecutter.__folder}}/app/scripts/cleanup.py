@@ -1,6 +1,6 @@
-"""Removes users for good that were deleted some time ago: ``python -m app.scripts.cleanup``.
+"""Deletes permanently the users that were marked as deleted some time ago: ``python -m app.scripts.cleanup``.
 
-It is also the example of work outside of a request: copy its shape for cron jobs and workers.
+It is also the example of work outside of requests: copy its structure for cron jobs and workers.
 """
 
 import asyncio
@@ -26,27 +26,27 @@ _log = structlog.get_logger("app.scripts.cleanup")  # run as a program, __name__
 
 
 async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int, dry_run: bool) -> int | None:
-    """Purge users, in batches that are each a transaction of their own.
+    """Purge users in batches, each of which is one transaction.
 
     Parameters
     ----------
     settings
-        Which database.
+        Settings that name the database.
     deleted_for
-        Only users that were deleted longer ago.
+        Minimum time since a user was deleted.
     batch_size
-        Rows a transaction.
+        Maximum number of rows in one transaction.
     dry_run
-        Count and change nothing.
+        Whether to only count the users.
 
     Returns
     -------
     int or None
-        The signal that ended the work early, after the batch in hand; None where all is done.
+        Signal that ended the work early, after the current batch; None if all is done.
     """
 
     async def purge(session: AsyncSession) -> int:
-        # Cleanups pass over each other's rows; under SERIALIZABLE, where it is set, one of two would fail all the same.
+        # Concurrent cleanups skip each other's rows. Under SERIALIZABLE one of them would fail nevertheless.
         await session.connection(execution_options={"isolation_level": "READ COMMITTED"})
         return await repository.purge_users(session, deleted_for=deleted_for, limit=batch_size)
 
@@ -73,7 +73,7 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect the signals that ask for an end, in place of ending at once."""
+    """Collect SIGTERM and SIGINT, instead of ending at once."""
     received: list[int] = []
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -87,15 +87,15 @@ def _signals() -> Iterator[list[int]]:
 
 @click.command()
 @click.option(
-    "--older-than-days", default=30, show_default=True, type=click.IntRange(0, 36_500), help="Since deletion."
+    "--older-than-days", default=30, show_default=True, type=click.IntRange(0, 36_500), help="Days since deletion."
 )
 @click.option("--batch-size", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="Rows at a time.")
-@click.option("--dry-run", is_flag=True, help="Say how many there are, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
 def main(older_than_days: int, batch_size: int, dry_run: bool) -> None:
-    """Remove users for good that were deleted some time ago.
+    """Delete permanently the users that were marked as deleted some time ago.
 
-    Exit code: 0 done; 1 the database is away or its schema is behind; 2 wrong arguments; 78 wrong settings; 143 ended
-    by SIGTERM after the batch in hand, and 130 by Ctrl-C.
+    Exit code: 0 done; 1 the database is unreachable or its schema is behind the code; 2 invalid arguments; 78 invalid
+    settings; 143 ended by SIGTERM after the current batch, 130 by Ctrl-C.
     """
     with errors_as_one_line():
         settings = load_settings()

@@ -191,3 +191,13 @@ async def test_a_server_without_tls_is_not_waited_for_where_tls_is_required(data
     engine = create_database_engine(f"{database_url}?sslmode=require")
     with pytest.raises(ConnectionError, match="rejected SSL upgrade"):
         await engine.connect()
+
+
+async def test_behind_pgbouncer_nothing_is_prepared_and_no_time_limit_is_sent(database_url: str) -> None:
+    engine = create_database_engine(database_url, pooler="pgbouncer", pool_size=1)
+    async with engine.connect() as connection:
+        for _ in range(2):
+            await connection.execute(select(Thing.name))
+        assert await connection.scalar(text("SELECT count(*) FROM pg_prepared_statements")) == 0
+        assert await connection.scalar(text("SHOW statement_timeout")) == "0"
+    await engine.dispose()

@@ -83,7 +83,9 @@ async def test_a_schema_that_is_behind_names_the_command(session: AsyncSession, 
         text("DROP TABLE alembic_version" if how == "never migrated" else "DELETE FROM alembic_version")
     )
     await session.commit()
-    with pytest.raises(DatabaseNotReady, match=r"^DATABASE_URL: the schema is behind .*`alembic upgrade head`$"):
+    with pytest.raises(
+        DatabaseNotReady, match=r"^DATABASE_URL: the database schema is behind this code .*`alembic upgrade head`$"
+    ):
         await check_revision(engine)
 
 
@@ -93,7 +95,8 @@ async def test_a_schema_that_is_ahead_is_served_with_a_warning(session: AsyncSes
     await session.commit()
     listener = _Listener()
     await check_revision(engine, listener)
-    assert listener.lines == [f"the schema is ahead of this code (has from_the_future, needs {newest_revision()})"]
+    revisions = f"database: from_the_future, code: {newest_revision()}"
+    assert listener.lines == [f"the database schema is ahead of this code ({revisions})"]
 
 
 async def test_a_schema_that_has_diverged_is_refused(session: AsyncSession, engine: AsyncEngine) -> None:
@@ -119,7 +122,7 @@ async def test_an_unknown_revision_without_what_the_models_name_is_not_ahead_but
     await session.execute(text("UPDATE alembic_version SET version_num = 'deleted'"))
     await session.execute(text(change))
     await session.commit()
-    with pytest.raises(DatabaseNotReady, match=r"diverged .*gadgets.* does not exist: .*bring back revisions"):
+    with pytest.raises(DatabaseNotReady, match=r"diverged .*gadgets.* does not exist: .*restore revisions"):
         await check_revision(engine)
 
 
