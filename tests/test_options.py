@@ -79,7 +79,7 @@ def test_all_files_parse_and_no_jinja_is_left(bakes: Bakes) -> None:
         )
         assert LICENSES[chosen["license"]] in (project / "LICENSE").read_text()
         for name, path in files(project).items():
-            assert not re.search(r"cookiecutter|\{%|(?<!\$)\{\{", path.read_text()), (chosen, name)
+            assert not re.search(r"cookiecutter\.|\{%|(?<!\$)\{\{", path.read_text()), (chosen, name)
 
 
 def test_lint_and_format_hold_unfixed(bakes: Bakes) -> None:

@@ -42,8 +42,8 @@ def test_a_thousand_users_page_through_without_a_gap_or_a_duplicate(project: Pat
             page = client.get("/users", params={"limit": 37, "cursor": cursor}).json()
             seen += page["items"]
             cursor = page["next_cursor"]
-    assert sorted(user["id"] for user in seen) == sorted(created)
-    assert [user["created_at"] for user in seen] == sorted(user["created_at"] for user in seen)
+    # The order of ids is that of creation to the millisecond, in one process: two workers may swap neighbours.
+    assert [user["id"] for user in seen] == sorted(created)
 
 
 def test_two_services_share_a_database_each_in_its_schema(project: Path, database: str) -> None:
