@@ -87,8 +87,7 @@ class Reader:
     def _fetch(self, statement: Select[*Ts], parameters: dict[str, Any]) -> Sequence[Row[*Ts]]:
         known = self._statements.find(statement, parameters)
         if known is not None:
-            with self._engine.connect() as connection:
-                return known.fetch(connection, parameters)
+            return known.fetch_alone(self._engine, parameters)
         if statement not in self._statements:
             _refuse_writes(statement)
         with self._autocommit.connect() as connection:
