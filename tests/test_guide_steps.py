@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import pytest
 from commands import TEMPLATE, environment, free_port, run, serving
+from services import program
 from sql import execute, rows
 
 _BLOCK = re.compile(r"(?:^\*\*`([^`\n]+)`\*\*([^\n]*)\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -19,6 +21,22 @@ _VARIES = {
     "<request id>": re.compile(r"\b[0-9a-f]{32}\b"),
     "<time>": re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z"),
 }
+
+
+_ADD_A_JOB = """
+import asyncio
+from app.config import load_settings
+from app.jobs import add_job
+from app.startup import open_database
+from app.users import repository
+
+async def main():
+    async with open_database(load_settings()) as database, database.session() as session:
+        user = await repository.create_user(session, email="ada@example.com", name="Ada")
+        await add_job(session, "welcome", user_id=str(user.id))
+
+asyncio.run(main())
+"""
 
 
 class Block(NamedTuple):
@@ -90,11 +108,12 @@ def _lasting(output: str) -> list[str]:
 
 
 def _write(project: Path, path: str, note: str, language: str, code: str) -> None:
-    if "…" in path:  # made by a command of the guide, which shows what is in it
-        (made,) = project.glob(path.replace("…", "*"))
-        assert code in made.read_text(), made.read_text()
-        return
     file = project / path
+    if "…" in path:  # a command of the guide has made it
+        (file,) = project.glob(path.replace("…", "*"))
+    if "…" in path and language != "diff":  # the guide shows what is in it
+        assert code in file.read_text(), file.read_text()
+        return
     if language == "diff":
         text = file.read_text()
         for hunk in code.split("@@\n"):
@@ -150,7 +169,7 @@ def test_removing_the_example(fresh: Path, bake: Any, caches: dict[str, str]) ->
 
 
 @pytest.mark.slow
-def test_the_other_guides(fresh: Path, caches: dict[str, str], database: str) -> None:
+def test_the_other_guides(fresh: Path, caches: dict[str, str], database: str, pooler: str) -> None:
     """Their files are of one project, which passes `make check` with all of them."""
     server, _, name = database.removeprefix("postgresql://postgres:").rpartition("/")
     password, _, address = server.partition("@")
@@ -172,9 +191,26 @@ def test_the_other_guides(fresh: Path, caches: dict[str, str], database: str) ->
         execute(database, f"DROP OWNED BY {everybody} CASCADE", f"DROP ROLE {everybody}")
 
     here = {"postgres@postgres.example:5432": f"postgres:{password}@{address}"}
-    for guide in ("transactions-and-retries.md", "testing.md", "background-jobs-and-scripts.md"):
-        follow(guide, fresh, here)
+    follow("transactions-and-retries.md", fresh, here)
+    follow("testing.md", fresh, here)
+    (fresh / ".venv").unlink()  # PgQueuer goes into a venv of its own
+    follow("background-jobs-and-scripts.md", fresh, here, TEMPLATE=str(TEMPLATE))
+    shutil.copy2(TEMPLATE / "tests" / "jobs_under_faults.py", fresh / "tests" / "test_jobs_under_faults.py")
+    run(program(fresh, "pytest"), "tests/test_jobs_under_faults.py", cwd=fresh)
+    _jobs_are_done_behind_a_pooler(fresh, pooler)
     run("make", "check", cwd=fresh, **caches)
+
+
+def _jobs_are_done_behind_a_pooler(project: Path, pooler: str) -> None:
+    env = {"DATABASE_URL": pooler, "DATABASE_SCHEMA": "jobs_there", "DATABASE_POOLER": "pgbouncer"}
+    run(program(project, "alembic"), "upgrade", "head", cwd=project, **env)
+    run(program(project, "python"), "-c", _ADD_A_JOB, cwd=project, **env)
+    command = [program(project, "python"), "-m", "app.scripts.worker"]
+    with subprocess.Popen(command, cwd=project, env=environment(**env), stderr=subprocess.PIPE, text=True) as worker:
+        lines = [worker.stderr.readline() for _ in range(2)]
+        worker.terminate()
+        assert worker.wait(60) == 0
+    assert ["job begun" in lines[0], "job done" in lines[1]] == [True, True], lines
 
 
 _LINK = re.compile(r"""(?:\]\(|(?:href|src)=")([^)"\s]+)""")

@@ -1,17 +1,10 @@
 """The service under real load and beside others, over real sockets."""
 
-import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
-import pytest
 from commands import free_port, run, serving
 from services import failing_start, program
 
@@ -71,9 +64,6 @@ def test_two_workers_that_cannot_start_say_why_and_end(project: Path, database: 
     assert "Traceback" not in ended.stderr
 
 
-PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-
-
 def test_a_migration_may_take_longer_than_a_statement_of_the_service(bake: Any, project: Path, database: str) -> None:
     """The driver's limit is a second above the server's: the migration takes longer than both."""
     patient = bake()
@@ -88,26 +78,6 @@ def test_a_migration_may_take_longer_than_a_statement_of_the_service(bake: Any, 
     assert "slow (head)" in current.stdout
 
 
-@pytest.fixture
-def pooler(database: str) -> Iterator[str]:
-    """URL of the database behind a PgBouncer in transaction mode, with few connections to the server."""
-    target, port = urlsplit(database), free_port()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # ours, and just made: PgBouncer refuses to be root
-        (folder / "users").write_text(f'"{target.username}" "{target.password}"\n')
-        (folder / "ini").write_text(
-            f"[databases]\n* = host=127.0.0.1 port={target.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-            f"listen_port = {port}\nauth_type = trust\nauth_file = {folder}/users\npool_mode = transaction\n"
-            "default_pool_size = 4\nmax_client_conn = 200\nunix_socket_dir =\n"
-        )
-        command = [str(PGBOUNCER), "-q", str(folder / "ini")]
-        with subprocess.Popen(command, user="nobody" if os.geteuid() == 0 else None) as process:
-            yield f"postgresql://{target.username}@127.0.0.1:{port}{target.path}"
-            process.terminate()
-
-
-@pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="PgBouncer is not installed; CI installs it")
 def test_behind_a_transaction_pooler_each_service_finds_its_own_schema(project: Path, pooler: str) -> None:
     """The pooler hands connections from one service to the other. Without the setting, the start says what to set."""
     refused = failing_start(project, pooler, workers=1).stderr
