@@ -7,7 +7,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH)
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
-# Python's caches inside the template's folder would be baked into projects.
+# Python's caches in the template's folder would be copied into projects.
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
@@ -20,17 +20,17 @@ demo: .venv/.installed ## Bake the default answers and serve them on http://127.
 	@cookiecutter --no-input --overwrite-if-exists --output-dir .demo . >/dev/null
 	@$(MAKE) --no-print-directory -C .demo/fastapi-service run PORT=$(PORT)
 
-test: lint ## Check the template, bake it, run what it bakes
+test: lint ## Lint and test the template and the projects that it generates
 	@pytest
 
-bench: .venv/.installed ## Measure what the layers cost, beside a hand-written baseline (ARGS=--quick: two minutes). Needs wrk
+bench: .venv/.installed ## Compare the service with a hand-written baseline (ARGS=--quick: two minutes). Needs wrk
 	@$(UV) run --quiet --group bench python -m benchmarks $(ARGS)
 
 lint: .venv/.installed
 	ruff check --no-cache
 	ruff format --no-cache --check
 
-fix: .venv/.installed ## Format, and mend what the linter can
+fix: .venv/.installed ## Format, and fix what the linter can fix
 	ruff check --no-cache --fix
 	ruff format --no-cache
 

@@ -1,4 +1,4 @@
-"""Removes what was not chosen, and says what to do next. It needs no network."""
+"""Removes the files of options that were not chosen, and prints the next commands. It needs no network."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 CI = "{{ cookiecutter.ci }}"
 DEPLOYMENT = "{{ cookiecutter.deployment }}"
 
-# Each option is whole files: what is there because of it, and who wants it.
+# Files and folders that belong to an option, and whether it was chosen.
 OPTIONAL = {
     ".github": CI == "github",
     ".gitlab-ci.yml": CI == "gitlab",
@@ -27,7 +27,7 @@ for name, wanted in OPTIONAL.items():
         path.unlink()
 
 print("""
-Made {{ cookiecutter.project_slug }}/. Two commands, on a machine with Python >= 3.11 and make:
+Created {{ cookiecutter.project_slug }}/. The next commands need Python >= 3.11 and make:
 
   cd {{ cookiecutter.project_slug }}
   make run     starts PostgreSQL, migrates, and serves on http://127.0.0.1:8000/docs

@@ -1,4 +1,4 @@
-"""Bakes the template in this process, by the two ways that answers take, and reads what was baked."""
+"""Bakes the template in this process, with answers from a program or from prompts, and reads the result."""
 
 import json
 import tomllib
@@ -20,7 +20,7 @@ _ASKED = {
     if not name.startswith("_")
 }
 OPTIONS: dict[str, list[str]] = {name: choices for name, choices in _ASKED.items() if isinstance(choices, list)}
-"""The questions that one answers by a choice, each with its choices."""
+"""The multiple-choice questions, each with its choices."""
 BAREST = {"ci": "none", "deployment": "none", "license": "proprietary", "python_version": "3.11"}
 HARD_TEXTS = {
     "project_name": 'Ünï "code" 🚀 \\n',
@@ -31,24 +31,24 @@ HARD_TEXTS = {
 
 
 def bake(folder: str | Path, **answers: str) -> Path:
-    """Bake as a program does. An answer is data: no template, whatever is in it."""
+    """Bake as a program does. Answers are data: template syntax in them is escaped."""
     literal = {name: answer if name in OPTIONS else _as_template(answer) for name, answer in answers.items()}
     return Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder), extra_context=literal))
 
 
 def bake_at_the_prompts(folder: Path, **answers: str) -> bool:
-    """Bake as a person does: the ``cookiecutter`` command asks, and the answers are typed. Return whether it did."""
+    """Bake as a person does, with answers typed at the prompts of ``cookiecutter``. Return whether it succeeded."""
     typed = "".join(f"{answers.get(name, '')}\n" for name in _ASKED)
     return CliRunner().invoke(cookiecutter_command, [str(TEMPLATE), "-o", str(folder)], input=typed).exit_code == 0
 
 
 def files(project: Path) -> dict[str, Path]:
-    """Return all files of a project by their names in it."""
+    """Return all files of a project, by their relative paths."""
     return {str(path.relative_to(project)): path for path in sorted(project.rglob("*")) if path.is_file()}
 
 
 def data(project: Path) -> dict[str, list[Any]]:
-    """Parse all that is TOML, YAML or JSON; a YAML file may have several documents."""
+    """Parse all TOML, YAML and JSON files; a YAML file may have several documents."""
     return {
         name: _parse(path.suffix, path.read_text())
         for name, path in files(project).items()
@@ -57,7 +57,7 @@ def data(project: Path) -> dict[str, list[Any]]:
 
 
 def python_of(project: Path) -> Mapping[str, bytes]:
-    """Return the Python of a project, byte for byte."""
+    """Return the content of a project's Python files."""
     return {name: path.read_bytes() for name, path in files(project).items() if path.suffix == ".py"}
 
 
@@ -67,9 +67,9 @@ def _parse(suffix: str, text: str) -> list[Any]:
         return [tomllib.loads(text)]
     if suffix == ".json":
         return [json.loads(text)]
-    return list(YAML(typ="safe", pure=True).load_all(text))  # it refuses a key that comes twice
+    return list(YAML(typ="safe", pure=True).load_all(text))  # it refuses duplicate keys
 
 
 def _as_template(answer: str) -> str:
-    """Return the template that makes a text: cookiecutter takes what a program gives it for one."""
+    """Return a template that renders to a text: cookiecutter renders answers that a program passes."""
     return '{{ "' + answer.encode("unicode_escape", "surrogatepass").decode().replace('"', '\\"') + '" }}'

@@ -17,14 +17,14 @@ import httpx2
 
 TEMPLATE = Path(__file__).resolve().parent.parent
 _HOME = Path(tempfile.mkdtemp(prefix="home-"))
-_HOME.chmod(0o711)  # an unprivileged PostgreSQL must get through it
+_HOME.chmod(0o711)  # an unprivileged PostgreSQL must have access
 (_HOME / "tmp").mkdir(mode=0o711)
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 _OURS = ("DATABASE_", "TEST_DATABASE_", "LOG_", "MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PYTEST")
 
 
 def environment(**env: str) -> dict[str, str]:
-    """Return the environment of a fresh terminal. uv's cache is kept for the run: a network is no part of a law."""
+    """Return the environment of a fresh terminal, with uv's cache kept for the whole run."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     path = [folder for folder in inherited["PATH"].split(os.pathsep) if not Path(folder).is_relative_to(TEMPLATE)]
     uv = TEMPLATE / ".tools" / "bin"
@@ -39,7 +39,7 @@ def environment(**env: str) -> dict[str, str]:
 def run(
     *command: str, cwd: Path, timeout: float = 120, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command until it ends."""
     ended = subprocess.run(
         command, cwd=cwd, env=environment(**env), timeout=timeout, capture_output=True, text=True, check=False
     )
@@ -48,7 +48,7 @@ def run(
 
 
 def free_port() -> int:
-    """Return a port that is free at this moment."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -57,7 +57,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(command: Sequence[str], *, cwd: Path, port: int, timeout: float = 120, **env: str) -> Iterator[Any]:
-    """Run a command until it serves; at the end, Ctrl-C to its whole group, as a terminal does."""
+    """Run a command, wait until it serves, and end it by Ctrl-C to its process group, as a terminal does."""
     with (
         tempfile.TemporaryFile("w+") as output,
         subprocess.Popen(
@@ -89,6 +89,6 @@ def _read(output: Any) -> str:
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Return the command lines of all processes that name a folder."""
+    """Return the command lines of all processes that contain a folder's name."""
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(folder) in line]

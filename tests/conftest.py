@@ -1,4 +1,4 @@
-"""Fixtures of the template's tests: bakes, and an environment such as a new user has."""
+"""Fixtures of the template's tests: baked projects, in the environment of a new user."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ Bake = Callable[..., Path]
 
 @pytest.fixture
 def bake(tmp_path: Path) -> Bake:
-    """Bake the template with the default answers, but for those that are given."""
+    """Bake the template with the default answers, except those that are passed."""
 
     def bake(**answers: str) -> Path:
         return Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(tmp_path), extra_context=answers))
@@ -30,7 +30,7 @@ def bake(tmp_path: Path) -> Bake:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A baked and installed project, in a folder whose path is hard to get right."""
+    """A baked and installed project, in a folder whose path needs quoting."""
     folder = tmp_path_factory.mktemp("a folder's (path)")
     baked = Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder)))
     run("make", "install", cwd=baked, timeout=300)
@@ -40,7 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def uvx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the PATH: its `uvx` runs what is installed here, and asks no network."""
+    """A folder for the PATH: its `uvx` runs the installed programs, without a network."""
     folder = tmp_path_factory.mktemp("programs")
     (folder / "uvx").write_text(f'#!/bin/sh\nexec {shlex.quote(str(Path(sys.executable).parent))}/"$@"\n')
     (folder / "uvx").chmod(0o755)
@@ -49,7 +49,7 @@ def uvx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A fresh clone of the template as it stands, uncommitted changes included."""
+    """A fresh clone of the template, including uncommitted changes."""
     listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=TEMPLATE).stdout
     for name in filter(None, listed.split("\0")):
         if (TEMPLATE / name).exists():
@@ -79,7 +79,7 @@ def pooler(database: str) -> Iterator[str]:
     target, port = urlsplit(database), free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)  # ours, and just made: PgBouncer refuses to be root
+        folder.chmod(0o755)  # PgBouncer refuses to run as root
         (folder / "users").write_text(f'"{target.username}" "{target.password}"\n')
         (folder / "ini").write_text(
             f"[databases]\n* = host=127.0.0.1 port={target.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"

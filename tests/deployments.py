@@ -1,4 +1,4 @@
-"""Reads the files that deploy a baked project, with the tools that are made for them."""
+"""Reads the deployment files of a baked project with the official tools."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ def tool(name: str) -> str:
 
 
 def load(path: Path) -> list[Any]:
-    """Return the documents of a file; a key that stands there twice is an error."""
+    """Return the documents of a file; a duplicate key is an error."""
     return list(YAML(typ="safe", pure=True).load_all(path.read_text()))
 
 
@@ -29,7 +29,7 @@ def manifests_of(project: Path) -> dict[str, Any]:
 
 
 def pods(manifests: dict[str, Any]) -> dict[str, Any]:
-    """Return the three pod templates, by the kind of what makes them."""
+    """Return the three pod templates, by the kind of their owner."""
     return {
         "Deployment": manifests["Deployment"]["spec"]["template"],
         "Job": manifests["Job"]["spec"]["template"],

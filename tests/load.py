@@ -1,4 +1,4 @@
-"""Clients that write, for tests of what happens to them meanwhile."""
+"""Clients that write, for tests of faults under load."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ def new_user() -> dict[str, str]:
 
 
 class Load:
-    """Clients that create users until told to stop, and remember what they were answered."""
+    """Clients that create users until they are stopped, and record the responses."""
 
     def __init__(self, address: str, clients: int = 8) -> None:
         self.statuses: list[int] = []
@@ -24,26 +24,26 @@ class Load:
         self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
 
     def __enter__(self) -> "Load":
-        """Begin."""
+        """Start the clients."""
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End, each client after the answer it waits for."""
+        """Stop each client after its current response."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def wait_for(self, condition: Callable[[], bool], limit: float = 60) -> None:
-        """Wait until something is so, while the load goes on."""
+        """Wait for a condition while the load continues."""
         deadline = time.monotonic() + limit
         while not condition():
             assert time.monotonic() < deadline, (len(self.acknowledged), set(self.statuses))
             self._stop.wait(0.01)
 
     def wait_for_more(self, number: int = 200) -> None:
-        """Wait until that many further users are acknowledged."""
+        """Wait until this many more users are acknowledged."""
         goal = len(self.acknowledged) + number
         self.wait_for(lambda: len(self.acknowledged) >= goal)
 

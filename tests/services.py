@@ -14,14 +14,14 @@ def program(project: Path, name: str) -> str:
 
 
 def failing_start(project: Path, url: str, *, workers: int, **env: str) -> subprocess.CompletedProcess[str]:
-    """Start the service where it must end by itself."""
+    """Start the service, which must fail to start."""
     arguments = ["app.main:app", "--port", str(free_port()), "--workers", str(workers)]
     return run(program(project, "uvicorn"), *arguments, cwd=project, timeout=60, check=False, DATABASE_URL=url, **env)
 
 
 @contextmanager
 def service(project: Path, url: str, *arguments: str, **env: str) -> Iterator[tuple[str, Any]]:
-    """Serve, and give the address and the process."""
+    """Serve; yield the address and the process."""
     port = free_port()
     command = [program(project, "uvicorn"), "app.main:app", "--port", str(port), *arguments]
     with serving(command, cwd=project, port=port, DATABASE_URL=url, LOG_LEVEL="WARNING", **env) as process:

@@ -1,4 +1,4 @@
-"""Looks into a database from outside of the service."""
+"""Queries a database from outside the service."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ import asyncpg
 
 
 def rows(url: str, statement: str) -> list[tuple[Any, ...]]:
-    """Return what a query finds."""
+    """Return the rows of a query."""
 
     async def fetch() -> list[tuple[Any, ...]]:
         connection = await asyncpg.connect(url)
@@ -23,7 +23,7 @@ def rows(url: str, statement: str) -> list[tuple[Any, ...]]:
 def execute(
     url: str, *statements: str, held: threading.Event | None = None, release: threading.Event | None = None
 ) -> None:
-    """Run statements; keep the connection, and so what they hold, until told to let go."""
+    """Run statements, and keep the connection and its locks until the end of the block."""
 
     async def run() -> None:
         connection = await asyncpg.connect(url)

@@ -1,4 +1,4 @@
-"""Each guide, followed to the letter: its files written, its changes made, its commands typed; and no link is dead."""
+"""Follows each guide exactly: writes its files, makes its changes, runs its commands. And no link is dead."""
 
 import re
 import shlex
@@ -40,7 +40,7 @@ asyncio.run(main())
 
 
 class Block(NamedTuple):
-    """A piece of code, with the file that the line above it names, and what that line says beside."""
+    """A code block, with the file that the line above names, and the rest of that line."""
 
     path: str
     note: str
@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
 
 def blocks(guide: str) -> list[Block]:
-    """Return the code of a guide: files, changes of files, commands, pictures, and nothing else."""
+    """Return the code blocks of a guide: files, changes of files, commands and diagrams."""
     text = (TEMPLATE / "docs" / "guides" / guide).read_text()
     found = [Block(*(group or "" for group in match.groups())) for match in _BLOCK.finditer(text)]
     assert len(found) * 2 == len(re.findall("^```", text, re.MULTILINE))
@@ -59,7 +59,7 @@ def blocks(guide: str) -> list[Block]:
 
 
 def follow(guide: str, project: Path, addresses: dict[str, str] | None = None, **env: str) -> None:
-    """Do what a guide says, from its first line to its last. ``make run`` serves until that."""
+    """Follow all steps of a guide. ``make run`` serves until its end."""
     addresses = dict(addresses or {})
     with ExitStack() as terminals:
         for path, note, language, written in blocks(guide):
@@ -101,7 +101,7 @@ def _psql(statements: str, project: Path, **env: str) -> None:
 
 
 def _lasting(output: str) -> list[str]:
-    """Return the lines of an output, without what is another one each time."""
+    """Return the lines of an output, with placeholders for what differs in each run."""
     for name, pattern in _VARIES.items():
         output = pattern.sub(name, output)
     return [line for line in output.splitlines() if line]
@@ -120,12 +120,12 @@ def _write(project: Path, path: str, note: str, language: str, code: str) -> Non
             lines = hunk.splitlines(keepends=True)
             old = "".join(line[1:] or line for line in lines if line[0] != "+")
             new = "".join(line[1:] or line for line in lines if line[0] != "-")
-            assert text.count(old) == 1, f"{path} has not one of this:\n{old}\n{text}"
+            assert text.count(old) == 1, f"{path} must contain this once:\n{old}\n{text}"
             text = text.replace(old, new)
     elif note.startswith(", continued"):
         text = f"{file.read_text()}\n\n{code}"
     else:
-        assert not file.exists(), f"{path} is there already"
+        assert not file.exists(), f"{path} exists already"
         text = code
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
@@ -133,7 +133,7 @@ def _write(project: Path, path: str, note: str, language: str, code: str) -> Non
 
 @pytest.fixture
 def fresh(project: Path, bake: Any) -> Path:
-    """A fresh bake with the programs of one that is installed."""
+    """A fresh bake that shares the venv of the installed project."""
     baked: Path = bake()
     (baked / ".venv").symlink_to(project / ".venv")
     (baked / "uv.lock").write_bytes((project / "uv.lock").read_bytes())  # the same answers: nothing to resolve
@@ -143,7 +143,7 @@ def fresh(project: Path, bake: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What mypy has read of the libraries, so that it reads them once."""
+    """A cache of mypy, so that it reads the libraries once."""
     return {"MYPY_CACHE_DIR": str(tmp_path_factory.mktemp("mypy"))}
 
 
@@ -156,7 +156,7 @@ def test_the_first_resource(fresh: Path, caches: dict[str, str], uvx: Path) -> N
 
 @pytest.mark.slow
 def test_removing_the_example(fresh: Path, bake: Any, caches: dict[str, str]) -> None:
-    """It ends with `make check`, `make test`, and a service that is ready. What is to be deployed is all there."""
+    """It ends with `make check`, `make test`, and a ready service. The README applies all manifests that are left."""
     with_manifests = bake(project_slug="with-manifests", deployment="kubernetes")
     for name in ("README.md", "deploy"):
         (fresh / name).exists() and run("rm", "-r", name, cwd=fresh)
@@ -170,7 +170,7 @@ def test_removing_the_example(fresh: Path, bake: Any, caches: dict[str, str]) ->
 
 @pytest.mark.slow
 def test_the_other_guides(fresh: Path, caches: dict[str, str], database: str, pooler: str) -> None:
-    """Their files are of one project, which passes `make check` with all of them."""
+    """One project with the files of all of them passes `make check`."""
     server, _, name = database.removeprefix("postgresql://postgres:").rpartition("/")
     password, _, address = server.partition("@")
     here = {"postgres.example:5432/shop": f"{address}/{name}"}
@@ -217,7 +217,7 @@ _LINK = re.compile(r"""(?:\]\(|(?:href|src)=")([^)"\s]+)""")
 
 
 def dead_links(document: Path) -> list[str]:
-    """Return the relative links of a document that lead to no file, or to no heading of it."""
+    """Return the relative links of a document whose file or heading does not exist."""
     prose = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
     dead = []
     for link in _LINK.findall(prose):
@@ -229,7 +229,7 @@ def dead_links(document: Path) -> list[str]:
 
 
 def _headings(document: Path) -> list[str]:
-    """Return what a forge makes of the headings."""
+    """Return the anchors that a forge generates for the headings."""
     titles = re.findall("^#+ (.*)$", document.read_text(), re.MULTILINE)
     return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
 

@@ -1,4 +1,4 @@
-"""Runs programs as a user would, with no settings but those that a test gives."""
+"""Runs programs as a user would, with the settings of the test only."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def environment(database_url: str = "", **env: str) -> dict[str, str]:
-    """Return an environment with the programs of this venv, and without the settings of whoever runs the tests."""
+    """Return an environment with the programs of this venv, and without the settings of the user who runs the tests."""
     return {
         **environment_without_settings(),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -39,7 +39,7 @@ def newest_revision() -> str | None:
 
 
 def run(*command: str, database_url: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, in a folder without .env."""
+    """Run a program until it ends, in a folder without .env."""
     if command[0] == "alembic":
         command = ("alembic", "-c", str(PROJECT / "pyproject.toml"), *command[1:])
     return subprocess.run(

@@ -1,7 +1,7 @@
-"""Fixtures of all tests. Each test that asks for a database gets one of its own, migrated, on a real PostgreSQL.
+"""Fixtures of all tests. Each test that needs a database has its own, migrated, on a real PostgreSQL.
 
-The server is an embedded one, started for the run, or the one that TEST_DATABASE_URL names. DATABASE_URL and .env
-are never looked at: no test can touch the data of a running service.
+The server is an embedded one, started for the run, or that of TEST_DATABASE_URL. DATABASE_URL and .env are ignored: no
+test can change the data of a running service.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _resources = ExitStack()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the server and migrate a database to copy from: once a run, before the workers start."""
+    """Start the server and migrate a template database, once in each run, before the workers start."""
     if hasattr(config, "workerinput"):
         return
     server = _resources.enter_context(scratch_server())
@@ -70,33 +70,33 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def server_url() -> str:
-    """URL of the server's maintenance database, for tests that make or break databases."""
+    """URL of the server's maintenance database, for tests that create or drop databases."""
     return os.environ[_SERVER]
 
 
 @pytest.fixture
 def empty_database_url(server_url: str) -> Iterator[str]:
-    """URL of a database of this test's own, with nothing in it."""
+    """URL of an empty database of this test."""
     with scratch_database(server_url) as url:
         yield url
 
 
 @pytest.fixture
 def database_url(server_url: str) -> Iterator[str]:
-    """URL of a database of this test's own, migrated."""
+    """URL of a migrated database of this test."""
     with scratch_database(server_url, template=os.environ[_TEMPLATE]) as url:
         yield url
 
 
 @pytest.fixture
 def settings(database_url: str) -> Settings:
-    """Settings that name the test's database and leave all else at its default."""
+    """Settings for the test's database; all others have their defaults."""
     return Settings(database_url=SecretStr(database_url), database_probe_pause=0)
 
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """An engine on the test's database, apart from the service's."""
+    """An engine on the test's database, separate from the service's."""
     engine = create_database_engine(database_url)
     yield engine
     await engine.dispose()
@@ -104,7 +104,7 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    """A session to arrange and to look, apart from the service's. It commits only where the test says so."""
+    """A session to prepare and inspect data, separate from the service's. The test commits it."""
     session = await create_async_session(engine)
     yield session
     await session.close()

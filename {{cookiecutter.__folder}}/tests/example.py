@@ -1,4 +1,4 @@
-"""A table and two routes for the tests of what all features stand on. No part of the service."""
+"""A table and two routes for the tests of the modules that all features use. They are not part of the service."""
 
 from typing import Annotated
 from uuid import UUID, uuid4
@@ -16,7 +16,7 @@ __all__ = ["Thing", "create_tables", "router"]
 
 
 class Base(DeclarativeBase):
-    """Apart from the service's own: migrations know nothing of these tables."""
+    """Separate from the service's base class: migrations ignore these tables."""
 
 
 class Thing(Base):
@@ -30,7 +30,7 @@ class Thing(Base):
 
 
 class NewThing(BaseModel):
-    """A thing to be created."""
+    """Body of a request to create a thing."""
 
     email: str = Field(min_length=1)
     name: str = Field(min_length=1)
@@ -52,7 +52,7 @@ async def create_thing(new: NewThing, session: DbSession) -> None:
 
 
 async def create_tables(url: str) -> None:
-    """Make the tables in a database."""
+    """Create the tables in a database."""
     engine = create_database_engine(url)
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
