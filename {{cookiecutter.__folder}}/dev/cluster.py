@@ -47,10 +47,6 @@ class Cluster:
         password, port = self._password.read_text(), self._port.read_text()
         return f"postgresql://postgres:{password}@127.0.0.1:{port}/{database}"
 
-    def is_running(self) -> bool:
-        """Tell whether the server runs."""
-        return self._data.exists() and run_as_server("pg_ctl", "status", "-D", self._data, check=False) == 0
-
     def start(self, *, keep: bool = False) -> None:
         """Start the server, unless it is running.
 
@@ -67,7 +63,7 @@ class Cluster:
         with self._lock():
             if not self._port.exists():  # written last
                 self._make()
-            if not self.is_running():
+            if not self._is_running():
                 self._keep.unlink(missing_ok=True)
                 self._start()
             if keep:
@@ -92,6 +88,9 @@ class Cluster:
                     fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises an error if the server has another user
                     if not self._keep.exists():
                         self._stop()
+
+    def _is_running(self) -> bool:
+        return self._data.exists() and run_as_server("pg_ctl", "status", "-D", self._data, check=False) == 0
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -135,7 +134,7 @@ class Cluster:
 
     def _stop(self) -> None:
         self._keep.unlink(missing_ok=True)
-        if self.is_running():
+        if self._is_running():
             run_as_server("pg_ctl", "stop", "--wait", "--mode=fast", "-D", self._data)
 
 

@@ -11,12 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database.failures import DatabaseUnavailable, describe, is_unavailable, sqlstate
 
-__all__ = ["PAUSE", "TRIES", "DatabaseNotReady", "probe", "wait_for_database"]
+__all__ = ["DatabaseNotReady", "probe", "wait_for_database"]
 
-TRIES = 5
+_TRIES = 5
 """Attempts of a probe."""
 
-PAUSE = 2.0
+_PAUSE = 2.0
 """Seconds between two attempts."""
 
 _ANSWER = 5.0
@@ -37,7 +37,7 @@ class DatabaseNotReady(Exception):
 
 
 async def probe(
-    ask: Callable[[], Awaitable[Any]], *, tries: int = TRIES, pause: float = PAUSE, logger: Any = None
+    ask: Callable[[], Awaitable[Any]], *, tries: int = _TRIES, pause: float = _PAUSE, logger: Any = None
 ) -> None:
     """Call a function until it succeeds.
 
@@ -71,7 +71,7 @@ async def probe(
 
 
 async def wait_for_database(
-    engine: AsyncEngine, *, tries: int = TRIES, pause: float = PAUSE, logger: Any = None
+    engine: AsyncEngine, *, tries: int = _TRIES, pause: float = _PAUSE, logger: Any = None
 ) -> None:
     """Wait until the server accepts a connection and answers a query.
 
