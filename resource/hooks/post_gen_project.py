@@ -12,7 +12,7 @@ APP, TESTS = f"app/{PLURAL}", f"tests/{PLURAL}"
 
 
 def run(*command):
-    """Run a command in the project; its failure ends the scaffold."""
+    """Run a command in the project, and exit if it fails."""
     ended = subprocess.run(command, cwd=PROJECT, check=False)
     if ended.returncode:
         raise SystemExit(ended.returncode)
@@ -22,7 +22,7 @@ run("make", "--no-print-directory", "install")
 shutil.move(HERE / "app", PROJECT / APP)
 shutil.move(HERE / "tests", PROJECT / TESTS)
 HERE.rmdir()
-# How names sort and where lines break depends on the names.
+# The order of imports and the line breaks depend on the names.
 run(".venv/bin/ruff", "check", "--quiet", "--fix-only", APP, TESTS)
 run(".venv/bin/ruff", "format", "--quiet", APP, TESTS)
 migration = f'make migration m="add {PLURAL}"'

@@ -9,10 +9,10 @@ from pathlib import Path
 
 # The answers arrive as data: JSON inside a JSON string, which is a Python string whatever they contain.
 ANSWERS = json.loads({{cookiecutter | tojson | tojson}})  # noqa: F821  # filled in by cookiecutter
-PROJECT = Path.cwd().parent  # cookiecutter runs this in the folder that it has just made
+PROJECT = Path.cwd().parent  # cookiecutter runs this in the folder that it has just created
 
 RESERVED = {
-    # What the written files import: a class of the same name would hide it.
+    # Names that the generated files import: a class of the same name would hide them.
     *("APIRouter", "AfterValidator", "Annotated", "Any", "AsyncSession", "Base", "BaseModel", "ConfigDict", "Cursor"),
     *("DateTime", "DbReader", "DbSession", "Field", "Final", "Limit", "Mapped", "Name", "NotFound", "Query", "Reader"),
     *("Request", "Response", "ReturningUpdate", "Row", "Sequence", "StringConstraints", "Text", "TypedDict", "UUID"),
@@ -22,24 +22,24 @@ RESERVED = {
 
 
 def problems(answers):
-    """Yield what is wrong with the answers."""
+    """Yield the problems of the answers."""
     if not (PROJECT / "app" / "database" / "statements.py").exists():
-        yield "this is not the folder of a project that was made with this template: change to it, and run this there"
+        yield "this is not the folder of a project of this template: change to that folder, and run this again"
         return
     singular, plural = answers["singular"], answers["plural"]
     for name, answer in (("singular", singular), ("plural", plural)):
         if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", answer) or len(answer) > 40:
             yield (
-                f"{name} {answer!r}: use small letters a-z and digits in words joined by single underscores, "
+                f"{name} {answer!r}: use lower-case letters a-z and digits, in words joined by single underscores, "
                 "beginning with a letter, at most 40 characters; for example: line_item"
             )
         elif keyword.iskeyword(answer):
-            yield f"{name} {answer!r}: this is a word of Python; try my_{answer}"
+            yield f"{name} {answer!r}: this is a keyword of Python; try my_{answer}"
     if singular == plural:
         yield f"plural {plural!r}: must differ from the singular"
     name = "".join(word.capitalize() for word in singular.split("_"))
     if name in RESERVED or hasattr(builtins, name):
-        yield f"singular {singular!r}: the class {name} would hide another one of this name; try my_{singular}"
+        yield f"singular {singular!r}: the class {name} would hide another name; try my_{singular}"
     for folder in ("app", "tests"):
         for path in (PROJECT / folder / plural, PROJECT / folder / f"{plural}.py"):
             if path.exists():
@@ -47,7 +47,7 @@ def problems(answers):
 
 
 def main():
-    """Refuse wrong answers."""
+    """Refuse invalid answers."""
     found = list(problems(ANSWERS))
     for problem in found:
         print(f"ERROR: {problem}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Runs the migrations, on the service's own settings: ``alembic upgrade head``."""
+"""Runs the migrations with the service's settings: ``alembic upgrade head``."""
 
 import asyncio
 import zlib
@@ -26,20 +26,20 @@ from app.logging import configure_logging
 from app.startup import errors_as_one_line
 
 _POLL = 0.25
-"""Seconds between two looks at whether another migration has ended."""
+"""Seconds between two attempts to take the lock."""
 
 _LOCK_TIMEOUT = "3s"
-"""After this a migration gives up on a lock: while it waits for one, all that come after it wait too."""
+"""Time limit for a lock on a table: while a migration waits for one, later statements wait behind it."""
 
 _log = structlog.get_logger("alembic")
 
 
 def migrate_offline(settings: Settings) -> None:
-    """Print the SQL instead of running it. Needs no database, nor its URL."""
+    """Print the SQL instead of running it. This needs neither a database nor its URL."""
     schema = settings.database.schema
     context.configure(
         dialect_name="postgresql",
-        dialect_opts={"paramstyle": "named"},  # the driver's own would double each % in what is printed
+        dialect_opts={"paramstyle": "named"},  # the driver's own would double each % in the output
         target_metadata=Base.metadata,
         literal_binds=True,
         transaction_per_migration=True,
@@ -47,19 +47,21 @@ def migrate_offline(settings: Settings) -> None:
     with context.begin_transaction():
         if schema:
             context.execute(CreateSchema(schema, if_not_exists=True))
-            context.execute(f"SET search_path TO {_quoted(schema)}".replace(":", "\\:"))  # or it would be a parameter
+            context.execute(
+                f"SET search_path TO {_quoted(schema)}".replace(":", "\\:")
+            )  # no bind parameter
         context.run_migrations()
 
 
 async def migrate_online(settings: Settings) -> None:
-    """Wait for the server, then for our turn, then migrate."""
+    """Wait for the server and for other migrations, then migrate."""
     options = replace(
         settings.database,
         statement_timeout=0,
         # One connection migrates, one holds the lock.
         pool_size=2,
         max_overflow=0,
-        # At a stricter level the lock keeps a snapshot, for whose end CREATE INDEX CONCURRENTLY would wait.
+        # At a stricter level the lock's transaction keeps a snapshot, and CREATE INDEX CONCURRENTLY would wait for it.
         isolation_level="READ COMMITTED",
     )
     engine = create_database_engine(
@@ -88,21 +90,21 @@ async def migrate_online(settings: Settings) -> None:
 
 
 async def _wait_for_turn(connection: AsyncConnection, schema: str | None) -> None:
-    """Take the lock that lets one migration run at a time; the end of the connection's transaction frees it.
+    """Take the lock that lets one migration run at a time; the end of the connection's transaction releases it.
 
-    It is held on a connection of its own, so that it outlasts each transaction of the migrations, and by a
-    transaction, so that it works behind a transaction pooler. And it is polled: one that waits inside a statement
-    would hold up ``CREATE INDEX CONCURRENTLY``, which waits for the snapshots of all other statements.
+    A separate connection holds it, so that it outlasts each transaction of the migrations. A transaction holds it, so
+    that it works behind a transaction pooler. It is polled, since ``CREATE INDEX CONCURRENTLY`` would wait for the
+    snapshot of a waiting statement.
     """
     number = zlib.crc32(f"alembic {schema or ''}".encode())
-    said = False
+    logged = False
     while not await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:number)"), {"number": number}):
         await connection.rollback()
-        if not said:
+        if not logged:
             _log.info("waiting for another migration to end")
-            said = True
+            logged = True
         await asyncio.sleep(_POLL)
-    # It idles while the migrations work, and must not be ended for that.
+    # It is idle while the migrations run, and the server must not end it.
     await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
@@ -112,50 +114,50 @@ def _runs(*commands: Callable[..., None]) -> bool:
 
 
 async def _is_ahead(engine: AsyncEngine) -> bool:
-    """Tell whether newer code has migrated already, as in a rolling deploy, or when an old copy is brought back.
+    """Tell whether newer code has already migrated, as in a rolling deploy or after a return to an old version.
 
-    There is nothing to upgrade then, and no reason to fail: Alembic alone would end with a traceback.
+    Then there is nothing to upgrade, and no reason to fail: Alembic alone would end with a traceback.
     """
-    standing, revisions = await compare_schema(engine)
-    if standing is Schema.DIVERGED:
+    state, revisions = await compare_schema(engine)
+    if state is Schema.DIVERGED:
         raise DatabaseNotReady(
-            f"DATABASE_URL: the schema {standing.value} {revisions}: nothing was changed; is a revision missing here?"
+            f"DATABASE_URL: the schema {state.value} {revisions}: nothing was changed; is a revision missing here?"
         )
-    if standing is Schema.AHEAD:
-        _log.warning(f"the schema {standing.value} {revisions}: nothing to upgrade")
-    return standing is Schema.AHEAD
+    if state is Schema.AHEAD:
+        _log.warning(f"the schema {state.value} {revisions}: nothing to upgrade")
+    return state is Schema.AHEAD
 
 
 async def _ensure_schema(engine: AsyncEngine, schema: str, *, create: bool) -> None:
     async with engine.begin() as connection:
-        # Asked first: IF NOT EXISTS needs the right to create schemas even where there is nothing to create.
+        # Checked first: IF NOT EXISTS needs the privilege to create schemas even if the schema exists.
         if await connection.scalar(text("SELECT to_regnamespace(:name)"), {"name": _quoted(schema)}):
             return
         if not create:
-            raise DatabaseNotReady(f"DATABASE_SCHEMA: there is no schema {schema}; `alembic upgrade head` makes it")
+            raise DatabaseNotReady(f"DATABASE_SCHEMA: there is no schema {schema}; `alembic upgrade head` creates it")
         await connection.execute(CreateSchema(schema, if_not_exists=True))
 
 
 def _migrate(connection: Connection, schema: str | None) -> None:
-    # LOCAL, or it would stay with the server's connection, which a pooler lends to others.
+    # LOCAL, since other settings would stay with the server's connection, which a pooler gives to others.
     @event.listens_for(connection, "begin")
     def begin(connection: Connection) -> None:
         if _in_autocommit_block(connection):
             return
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
         if schema:
-            # The engine writes the schema's name into what Alembic builds. This is for SQL written by hand, and for
-            # what Alembic reads of the tables that are there.
+            # The engine adds the schema's name to the statements that Alembic builds. This is for SQL written by hand,
+            # and for Alembic's reflection of existing tables.
             connection.exec_driver_sql(f"SET LOCAL search_path TO {_quoted(schema)}")
 
     @event.listens_for(connection, "before_execute")
     def refuse_another_schema(connection: Connection, statement: Executable, *_: Any) -> None:
-        if schema and isinstance(statement, TextClause) and _in_autocommit_block(connection):
-            written = statement.text
-            if schema not in written:
-                raise CommandError(f"in an autocommit block SQL must name its schema, {schema}: {written}")
+        if not (schema and isinstance(statement, TextClause) and _in_autocommit_block(connection)):
+            return
+        if schema not in statement.text:
+            raise CommandError(f"in an autocommit block SQL must name its schema, {schema}: {statement.text}")
 
-    # A transaction each, so that none keeps its locks while the next one works.
+    # One transaction for each, so that none keeps its locks while the next one runs.
     context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()
@@ -170,7 +172,7 @@ def _quoted(name: str) -> str:
 
 
 def _import_models() -> None:
-    """Import ``models.py`` of each feature: autogeneration compares the database with the tables that are imported."""
+    """Import ``models.py`` of each feature: autogeneration compares the database with the imported tables."""
     for path in sorted(Path(app.__path__[0]).glob("*/models.py")):
         import_module(f"app.{path.parent.name}.models")
 
