@@ -47,9 +47,7 @@ def migrate_offline(settings: Settings) -> None:
     with context.begin_transaction():
         if schema:
             context.execute(CreateSchema(schema, if_not_exists=True))
-            context.execute(
-                f"SET search_path TO {_quoted(schema)}".replace(":", "\\:")
-            )  # no bind parameter
+            context.execute(f"SET search_path TO {_quoted(schema)}".replace(":", "\\:"))  # no bind parameter
         context.run_migrations()
 
 
