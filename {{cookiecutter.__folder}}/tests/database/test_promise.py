@@ -93,6 +93,29 @@ async def test_a_dependency_that_swallows_an_error_does_not_commit_the_session(
     assert not await stored(session)
 
 
+async def test_a_dependency_that_translates_an_error_is_heard(app: FastAPI, client: httpx2.AsyncClient) -> None:
+    async def translating() -> AsyncIterator[None]:
+        try:
+            yield
+        except LookupError as error:
+            raise HTTPException(410) from error
+
+    @app.post("/translate")
+    async def translate(_: Annotated[None, Depends(translating, scope="function")], session: DbSession) -> None:
+        raise LookupError
+
+    assert (await client.post("/translate")).status_code == 410
+
+
+async def test_an_error_outside_of_the_request_is_not_taken_for_one_of_it(client: httpx2.AsyncClient) -> None:
+    """As where an error handler calls the service in its own process."""
+    try:
+        raise LookupError
+    except LookupError:
+        response = await client.post("/things", json={"email": "ada@example.com", "name": "Ada"})
+    assert response.status_code == 201
+
+
 async def test_a_dependency_that_is_entered_before_the_session_is_closed_also_if_the_pool_is_not_open(
     app: FastAPI,
 ) -> None:
@@ -195,6 +218,22 @@ async def test_a_session_that_would_commit_after_the_response_is_an_error_and_st
     assert (await client.post("/late")).status_code == 500
     assert "session: DbSession" in causes(log)
     assert not await stored(session)
+
+
+async def test_the_provider_itself_can_be_asked_for_in_function_scope(app: FastAPI, session: AsyncSession) -> None:
+    @app.post("/provider", status_code=201)
+    async def handler(
+        session: Annotated[AsyncSession, Depends(db_session_dependency, scope="function")],
+    ) -> None:
+        await write(session)
+
+    transport = httpx2.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        assert (await client.post("/provider")).status_code == 201
+    assert await stored(session)
 
 
 async def test_a_job_that_a_handler_starts_may_commit_after_the_response(
