@@ -23,7 +23,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_file=".env",
-        env_file_encoding="utf-8",
         # Compose and CI files set a variable to nothing to mean "not set".
         env_ignore_empty=True,
         # .env also holds what compose and other tools read.

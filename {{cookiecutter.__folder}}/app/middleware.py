@@ -10,6 +10,7 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.database.session import watch_sessions
 from app.problems import problem
 
 __all__ = ["RequestMiddleware"]
@@ -50,10 +51,12 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         status: int | None = None
+        refuse_open_session = watch_sessions()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                refuse_open_session()
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)

@@ -119,7 +119,12 @@ def _title(status: int) -> str:
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code in (204, 304):  # these have no body
+    if error.status_code < 300:
+        raise RuntimeError(
+            f"HTTPException({error.status_code}) was raised: an error rolls the session back, so it cannot report a "
+            "success. Return a Response with this status instead."
+        ) from error
+    if error.status_code == 304:  # it has no body
         return Response(status_code=error.status_code, headers=error.headers)
     # The detail of Starlette's own 404 and 405 is just the name of the status: say more.
     title = _title(error.status_code)

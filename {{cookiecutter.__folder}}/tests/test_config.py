@@ -1,5 +1,7 @@
 """Settings: where they come from, and what is said of wrong ones."""
 
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from pydantic import ValidationError
 
 from app.config import Settings, SettingsError, load_settings
 from app.database.options import EngineOptions
+from tests.commands import environment
 
 URL = "postgresql://ada@db.example:5432/orders"
 
@@ -20,6 +23,7 @@ def test_a_missing_url_is_named_with_a_way_to_mend() -> None:
 
 def test_each_problem_has_a_line_and_no_value_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "mysql://ada:hunter2@db/orders")
+    monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")  # it is compared with a URL that is valid, only
     monkeypatch.setenv("DATABASE_POOL_SIZE", "hunter2")
     monkeypatch.setenv("LOG_LEVEL", "hunter2")
     with pytest.raises(SettingsError) as raised:
@@ -57,10 +61,43 @@ def test_nothing_shows_a_secret() -> None:
     assert "hunter2" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["x" * 64, "ü" * 32, "pg_mine", "information_schema"])
+@pytest.mark.parametrize("name", ["x" * 64, "ü" * 32, "a\0b", "pg_mine", "information_schema", "$user"])
 def test_a_schema_that_postgresql_would_cut_or_refuse_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match="^DATABASE_SCHEMA: "):
         load_settings(database_url=URL, database={"schema": name})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CONNECT_TIMEOUT", 0),
+        ("STATEMENT_TIMEOUT", -1),
+        ("STATEMENT_TIMEOUT", 2_000_001),
+        ("POOL_SIZE", 0),
+        ("MAX_OVERFLOW", -1),
+        ("POOL_TIMEOUT", 0),
+        ("POOL_RECYCLE", -2),
+        ("PROBE_TRIES", 0),
+        ("PROBE_PAUSE", -1),
+    ],
+)
+def test_a_number_outside_of_its_limits_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+    monkeypatch.setenv(f"DATABASE_{name}", str(value))
+    with pytest.raises(SettingsError, match=f"^DATABASE_{name}: "):
+        load_settings()
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings(database_url=URL).log_level = "DEBUG"  # type: ignore[misc]  # mypy knows it, too
+
+
+def test_a_program_reads_the_env_file_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"DATABASE_URL={URL}\n")
+    show = "from app.config import load_settings; print(load_settings().database_url.get_secret_value())"
+    printed = subprocess.check_output([sys.executable, "-c", show], cwd=tmp_path, env=environment(), text=True)
+    assert printed == f"{URL}\n"
 
 
 def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,10 +110,10 @@ def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -
 def test_each_option_of_the_engine_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", URL)
     given: dict[str, Any] = {field.name: 1 for field in fields(EngineOptions)}
-    given |= {"schema": "mine", "isolation_level": "serializable", "pooler": "pgbouncer"}
+    given |= {"schema": "mine", "isolation_level": "repeatable_read", "pooler": "pgbouncer"}
     for name, value in given.items():
         monkeypatch.setenv(f"DATABASE_{name.upper()}", str(value))
-    assert vars(load_settings().database) == given | {"isolation_level": "SERIALIZABLE", "pool_pre_ping": True}
+    assert vars(load_settings().database) == given | {"isolation_level": "REPEATABLE READ", "pool_pre_ping": True}
 
 
 def test_a_variable_that_is_called_just_database_is_someone_elses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Creates the engine, and is the only module that knows how this service connects. It knows no settings."""
 
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import event
 from sqlalchemy.engine import Dialect, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError, PendingRollbackError
+from sqlalchemy.exc import DisconnectionError, InvalidRequestError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
@@ -35,13 +36,43 @@ _IDLE_IN_TRANSACTION = "60s"
 """Time after which the server ends an idle transaction: its locks would block others."""
 
 
-class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
-    """Raises an error if PostgreSQL answers COMMIT with ROLLBACK, as it does after a failed statement.
+_STARTS_WITH = r"(?is)(\s|;|--[^\n]*|/\*.*?\*/)*"
+_ENDS_TRANSACTION = re.compile(_STARTS_WITH + r"(COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!.*\bTO\b))\b")
+_CHANGES_SETTING = re.compile(_STARTS_WITH + r"SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)")
 
-    asyncpg treats that as success: code that ignored the error of the statement would report work as stored.
+
+class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """Lets nobody but the owner of a transaction end it, and raises an error if it was not committed.
+
+    PostgreSQL answers COMMIT with ROLLBACK after a failed statement. asyncpg treats that as success: code that ignored
+    the error of the statement would report work as stored.
     """
 
+    settings_changed = False
+    """Whether a plain SET may have changed the connection for those who use it next."""
+
+    async def prepare(self, query: str, **options: Any) -> Any:
+        """Prepare a statement: SQLAlchemy does so once for each text and connection, and not for BEGIN and COMMIT."""
+        self._read(query)
+        return await super().prepare(query, **options)
+
+    async def executemany(self, command: str, *args: Any, **options: Any) -> Any:
+        """Run a statement once for each of several rows."""
+        self._read(command)
+        return await super().executemany(command, *args, **options)
+
+    def _read(self, query: str) -> None:
+        if _ENDS_TRANSACTION.match(query):
+            raise InvalidRequestError(
+                "A statement must not end the transaction: its session does, at the end of its block. To undo a part "
+                "of the work, use session.begin_nested(); in a migration, use op.get_context().autocommit_block()."
+            )
+        if _CHANGES_SETTING.match(query):
+            self.settings_changed = True
+
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109  # as asyncpg has it
+        if query == "COMMIT;" and not self.is_in_transaction():
+            raise InvalidRequestError("The transaction was ended on the driver's connection, by other code.")
         answer: str = await super().execute(query, *args, timeout=timeout)
         if answer == "ROLLBACK" and query.startswith("COMMIT"):
             raise PendingRollbackError(
@@ -168,3 +199,5 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
         # asyncpg knows without a round trip that the server has closed a connection: no request fails after a restart.
         if connection.driver_connection.is_closed():
             raise DisconnectionError("the server closed the connection")
+        if connection.driver_connection.settings_changed:
+            raise DisconnectionError("a SET has changed the connection's settings")

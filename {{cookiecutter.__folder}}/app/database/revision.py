@@ -77,9 +77,8 @@ async def compare_schema(engine: AsyncEngine) -> tuple[Schema, str]:
     known = {step.revision for step in script.walk_revisions()}
     missing = None
     try:
-        async with engine.connect() as connection:
-            # In autocommit mode, a failed query does not affect the next one.
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
+        # In autocommit mode, a failed query does not affect the next one.
+        async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             found = await _found(connection)
             if unknown := bool(found) and not found & known:
                 missing = await _missing(connection)

@@ -1,13 +1,14 @@
 """Sessions and readers, for requests and everything else: one provider, one rule of commit and rollback."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import Select, func, select
+from sqlalchemy import Connection, Select, event, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
@@ -16,10 +17,21 @@ from app.database.engine import create_database_engine
 from app.database.probe import probe
 from app.database.reader import Reader
 
-__all__ = ["DatabaseSessionDependency", "UncommittedWorkError", "create_async_session", "db_session_dependency"]
+__all__ = [
+    "DatabaseSessionDependency",
+    "LateCommitError",
+    "UncommittedWorkError",
+    "create_async_session",
+    "db_session_dependency",
+    "watch_sessions",
+]
 
 _CLOSE = 2.0
 """Seconds within which a pool must be closed. A server that answers takes some milliseconds."""
+
+
+class LateCommitError(Exception):
+    """A session would be committed after the response."""
 
 
 class UncommittedWorkError(RuntimeError):
@@ -75,9 +87,9 @@ class DatabaseSessionDependency:
         ValueError
             If the isolation level is AUTOCOMMIT.
         """
-        if (options.get("isolation_level") or "").upper() == "AUTOCOMMIT":
-            raise ValueError("isolation_level AUTOCOMMIT is refused: a transaction would not be one")
+        _refuse_autocommit(options)
         engine = create_database_engine(url, password, **options)
+        event.listen(engine.sync_engine, "set_connection_execution_options", _refuse_autocommit_later)
         # Readiness has a connection of its own: a service with a busy pool is not unready.
         ping_options = {"pool_size": 1, "max_overflow": 0, "isolation_level": "AUTOCOMMIT"}
         ping_engine = create_database_engine(url, password, **(options | ping_options))
@@ -185,6 +197,35 @@ async def create_async_session(
     return session
 
 
+_OUTSIDE: list[asyncio.Task[Any] | None] = []
+"""Tasks with an open session outside of requests."""
+
+_with_sessions = ContextVar("_with_sessions", default=_OUTSIDE)
+"""Tasks with an open session, of the current request."""
+
+
+def watch_sessions() -> Callable[[], None]:
+    """Watch the sessions of a request. Returns a function to call before its response is sent.
+
+    Raises
+    ------
+    LateCommitError
+        From that function, if the current task has a session open, which it would commit after the response.
+    """
+    tasks: list[asyncio.Task[Any] | None] = []
+    _with_sessions.set(tasks)
+
+    def refuse_open_session() -> None:
+        if tasks and asyncio.current_task() in tasks:  # another task, such as a job that the handler started, may
+            raise LateCommitError(
+                "a session is still open when the response is sent, and would be committed after it: in a handler, "
+                "and in a dependency, write `session: DbSession` (from app.dependencies); a background task and the "
+                "body of a stream open a session of their own, with `async with db_session_dependency.session()`"
+            )
+
+    return refuse_open_session
+
+
 class _Block(AbstractAsyncContextManager[AsyncSession]):
     """Ends a session's transaction at the end of its block, and rolls it back if the block fails.
 
@@ -203,6 +244,9 @@ class _Block(AbstractAsyncContextManager[AsyncSession]):
         self._end = end
 
     async def __aenter__(self) -> AsyncSession:
+        self._task = asyncio.current_task()
+        self._tasks = _with_sessions.get()
+        self._tasks.append(self._task)
         return self._session
 
     async def __aexit__(
@@ -214,9 +258,22 @@ class _Block(AbstractAsyncContextManager[AsyncSession]):
                 await self._session.run_sync(self._end)
                 closed = True
         finally:
+            self._tasks.remove(self._task)
             if not closed:
                 # Rolls back and closes, even while the task is being cancelled.
                 await self._session.__aexit__(kind, error, traceback)
+
+
+def _refuse_autocommit(options: Mapping[str, Any]) -> None:
+    if (options.get("isolation_level") or "").upper() == "AUTOCOMMIT":
+        raise ValueError(
+            "isolation_level AUTOCOMMIT is refused: a transaction would not be one; a statement that PostgreSQL runs "
+            "outside of transactions only goes on `engine.execution_options(isolation_level='AUTOCOMMIT').connect()`"
+        )
+
+
+def _refuse_autocommit_later(_: Connection, options: Mapping[str, Any]) -> None:
+    _refuse_autocommit(options)
 
 
 def _commit_and_close(session: Session) -> None:

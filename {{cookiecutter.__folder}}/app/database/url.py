@@ -130,7 +130,7 @@ def _addresses(parameters: dict[str, str]) -> list[dict[str, str]]:
 
 
 def _query(parameters: dict[str, str]) -> str:
-    return f"?{urlencode(parameters, quote_via=quote, safe='/')}" if parameters else ""
+    return f"?{urlencode(parameters, safe='/')}" if parameters else ""
 
 
 def _checked_host(host: str) -> str:
@@ -146,7 +146,7 @@ def _checked_host(host: str) -> str:
 
 
 def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536
+    return text.isascii() and text.isdigit() and 0 < int(text) < 65536
 
 
 def _parameters(query: str) -> dict[str, str]:

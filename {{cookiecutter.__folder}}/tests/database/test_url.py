@@ -18,6 +18,8 @@ from app.database.url import DatabaseUrlError, parse_database_url
         ("postgresql://%2Fvar%2Frun/orders", "%2Fvar%2Frun/orders"),
         ("postgresql://[fe80::1%25eth0]/orders", "[fe80::1%25eth0]/orders"),
         ("postgresql:///orders", "the default address/orders"),
+        (" postgresql://db/orders\n", "db/orders"),
+        (f"postgresql:///orders?host=/{'long' * 20}", f"/{'long' * 20}/orders"),
     ],
 )
 def test_every_form_of_url_is_read(url: str, address: str) -> None:
@@ -51,16 +53,23 @@ def test_libpqs_common_parameters_go_where_they_work() -> None:
         ("postgresql://db/orders?sslmode=on", "sslmode must be one of"),
         ("postgresql://db/orders?target_session_attrs=boss", "target_session_attrs must be one of"),
         ("postgresql://db/orders?connect_timeout=soon", "connect_timeout must be"),
+        ("postgresql://db/orders?connect_timeout=²", "connect_timeout must be"),
+        ("postgresql://db/orders?connect_timeout=0", "connect_timeout must be"),
+        ("postgresql://db/orders?connect_timeout=3601", "connect_timeout must be"),
+        ("postgresql://db/orders?Channel=1", "the parameter in it is not supported"),
         ("postgresql://db/orders?host=a&host=b", "names host twice"),
         ("postgresql://db/orders?sslmode", "name=value"),
         ("postgresql://db:port/orders", "a host or a port"),
         ("postgresql://db:70000/orders", "a host or a port"),
+        ("postgresql://db:0/orders", "a host or a port"),
+        ("postgresql://db:٣/orders", "a host or a port"),
         ("postgresql://[::1/orders", "is not a URL"),
         ("postgresql://a:1,b:2,/orders", "a host or a port"),
         ("postgresql://a..b/orders", "a host or a port"),
         ("postgresql://a%00b/orders", "control character"),
         ("postgresql:///orders?host=/tmp&port=abc", "port must be"),
         ("postgresql:///orders?host=/tmp&port=99999", "port must be"),
+        ("postgresql:///orders?host=a..b", "a host or a port"),
         ("postgresql:///orders?host=a,b&port=1,2,3", "port must be"),
         ("postgresql://a/orders?host=/tmp", "names the host both"),
         ("postgresql://a/orders?port=5433", "names the host both"),
@@ -81,6 +90,9 @@ def test_what_cannot_work_is_refused_by_name(url: str, says: str) -> None:
         "hunter2#x",
         "hunter2?x",
         "hunter2?x=y",
+        # Read as a port, these would lead to a host that is called ada.
+        "12#hunter2",
+        "12?application_name=hunter2",
         "hunter2[x",
         "hunter2 x",
         "hunter2\n",
@@ -99,6 +111,8 @@ def test_each_of_several_hosts_is_tried_by_itself() -> None:
         "postgresql://ada@a:1/orders?target_session_attrs=primary",
         "postgresql://ada@b:2/orders?target_session_attrs=primary",
     )
+    one_port = parse_database_url("postgresql:///orders?host=a,b&port=5433")
+    assert one_port.dsns == ("postgresql:///orders?host=a&port=5433", "postgresql:///orders?host=b&port=5433")
     as_parameters = parse_database_url("postgresql://ada@/orders?host=/a,/b&port=1,2")
     assert parse_database_url("postgresql:///orders?port=5433").dsns == ("postgresql:///orders?port=5433",)
     assert as_parameters.dsns == ("postgresql://ada@/orders?host=/a&port=1", "postgresql://ada@/orders?host=/b&port=2")
