@@ -1,7 +1,5 @@
 """Deletes permanently what is no longer needed: ``python -m app.scripts.cleanup``.
 
-These are users that were marked as deleted some time ago, and idempotency keys.
-
 It is also the example of work outside of requests: copy its structure for cron jobs and workers.
 """
 
@@ -42,7 +40,7 @@ class _Purge:
 
 
 async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int, dry_run: bool) -> int | None:
-    """Purge idempotency keys and users in batches, each of which is one transaction.
+    """Purge what is no longer needed, in batches, each of which is one transaction.
 
     Parameters
     ----------
@@ -125,7 +123,7 @@ def _signals() -> Iterator[list[int]]:
 @click.option("--batch-size", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="Rows at a time.")
 @click.option("--dry-run", is_flag=True, help="Only count the rows.")
 def main(older_than_days: int, batch_size: int, dry_run: bool) -> None:
-    """Delete permanently users that were marked as deleted some time ago, and idempotency keys older than a day.
+    """Delete permanently users that were marked as deleted some time ago, and other rows that are no longer needed.
 
     Exit code: 0 done; 1 the database is unreachable or its schema is behind the code; 2 invalid arguments; 78 invalid
     settings; 143 ended by SIGTERM after the current batch, 130 by Ctrl-C.
