@@ -169,6 +169,16 @@ def test_removing_the_example(fresh: Path, bake: Any, caches: dict[str, str]) ->
 
 
 @pytest.mark.slow
+def test_the_guide_on_idempotency(fresh: Path, caches: dict[str, str]) -> None:
+    """It ends with `make check` and `make test` of a project without idempotency keys."""
+    follow("idempotency.md", fresh, **caches)
+    (migration,) = (fresh / "migrations" / "versions").glob("*_remove_idempotency_keys.py")
+    assert re.findall(r'drop_table\("(\w+)"', migration.read_text()) == ["idempotency_keys"]
+    code = "".join(path.read_text() for folder in ("app", "tests") for path in (fresh / folder).rglob("*.py"))
+    assert "app.idempotency" not in code
+
+
+@pytest.mark.slow
 def test_the_other_guides(fresh: Path, caches: dict[str, str], database: str, pooler: str) -> None:
     """One project with the files of all of them passes `make check`."""
     server, _, name = database.removeprefix("postgresql://postgres:").rpartition("/")

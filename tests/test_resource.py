@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,6 @@ DIFFERENT = {
         "    rows = await fetch(session, _change(*changes) if changes else _ONE, user_id=user_id, **new)",
     ],
     "routes.py": [
-        "_BODY_ERRORS: Final = problem_responses(400, 413, 422)",
         "    created = UserOut(*await repository.create_user(session, name=new.name))",
     ],
 }
@@ -93,6 +93,19 @@ def test_what_it_writes_passes_check_and_test_unedited(fresh: Path) -> None:
     assert "tests/orders/test_routes.py::test_create_then_get" in collected
 
 
+def test_a_project_without_idempotency_keys_gets_a_feature_without_them(fresh: Path) -> None:
+    assert scaffold(fresh).returncode == 0
+    with_keys = (fresh / "app" / "orders" / "routes.py").read_text()
+    assert "\n@once\nasync def create_order(" in with_keys
+    for folder in ("idempotency", "orders"):
+        shutil.rmtree(fresh / "app" / folder)
+    shutil.rmtree(fresh / "tests" / "orders")
+    assert scaffold(fresh).returncode == 0
+    without = (fresh / "app" / "orders" / "routes.py").read_text()
+    dropped = ["from app.idempotency.dependencies import once", "@once"]
+    assert [line for line in with_keys.splitlines() if line not in without.splitlines()] == dropped
+
+
 def test_an_existing_feature_is_never_overwritten(fresh: Path) -> None:
     before = contents(fresh)
     for plural in ("users", "pages", "commands"):
@@ -116,6 +129,7 @@ def test_an_existing_feature_is_never_overwritten(fresh: Path) -> None:
         (["singular=row"], "the class Row would hide another name"),
         (["singular=value_error"], "try my_value_error"),
         (["singular=thing"], "try my_thing"),
+        (["singular=idempotency_key"], "try my_idempotency_key"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_refused_and_nothing_is_left(fresh: Path, answers: list[str], says: str) -> None:

@@ -1,5 +1,6 @@
 """Moves the files to their places, formats them, writes the migration if asked, and prints the line to add."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,6 +23,9 @@ run("make", "--no-print-directory", "install")
 shutil.move(HERE / "app", PROJECT / APP)
 shutil.move(HERE / "tests", PROJECT / TESTS)
 HERE.rmdir()
+if not (PROJECT / "app" / "idempotency").exists():  # the project is older, or its owner has removed it
+    routes = PROJECT / APP / "routes.py"
+    routes.write_text(re.sub(r"^(@once|from app\.idempotency\..*)\n", "", routes.read_text(), flags=re.MULTILINE))
 # The order of imports and the line breaks depend on the names.
 run(".venv/bin/ruff", "check", "--quiet", "--fix-only", APP, TESTS)
 run(".venv/bin/ruff", "format", "--quiet", APP, TESTS)

@@ -16,8 +16,8 @@ RESERVED = {
     *("APIRouter", "AfterValidator", "Annotated", "Any", "AsyncSession", "Base", "BaseModel", "ConfigDict", "Cursor"),
     *("DateTime", "DbReader", "DbSession", "Field", "Final", "Limit", "Mapped", "Name", "NotFound", "Query", "Reader"),
     *("Request", "Response", "ReturningUpdate", "Row", "Sequence", "StringConstraints", "Text", "TypedDict", "UUID"),
-    # A table of the project's tests.
-    "Thing",
+    # Tables that the project and its tests have already.
+    *("IdempotencyKey", "Thing"),
 }
 
 

@@ -1,6 +1,6 @@
 """Errors of the domain. They know nothing of HTTP: `app.problems` turns them into responses."""
 
-__all__ = ["Conflict", "DomainError", "NotFound"]
+__all__ = ["Busy", "Conflict", "DomainError", "NotFound", "Unprocessable"]
 
 
 class DomainError(Exception):
@@ -13,3 +13,11 @@ class NotFound(DomainError):
 
 class Conflict(DomainError):
     """The request conflicts with what is stored."""
+
+
+class Busy(Conflict):
+    """The request conflicts with one that has not ended: repeated shortly, it may succeed."""
+
+
+class Unprocessable(DomainError):
+    """The request is valid by itself, but contradicts an earlier one."""

@@ -13,14 +13,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from app.database.failures import DatabaseUnavailable, describe, is_refused, is_unavailable, sqlstate
-from app.errors import Conflict, DomainError, NotFound
+from app.errors import Busy, Conflict, DomainError, NotFound, Unprocessable
 
 __all__ = ["Problem", "install_problems", "problem", "problem_responses"]
 
 _MEDIA_TYPE: Final = "application/problem+json"
 
 _RETRY_AFTER: Final = "1"
-"""Seconds that a client should wait after a 503: about as long as a pool takes to drain, or a database to restart."""
+"""Seconds to wait before a request is repeated: about as long as a pool takes to drain, or a database to restart."""
 
 _DETAILS: Final = {
     404: "There is nothing at this address.",
@@ -148,7 +148,10 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
         case NotFound():
             return problem(request, 404, str(error))
         case Conflict():
-            return problem(request, 409, str(error))
+            headers = {"Retry-After": _RETRY_AFTER} if isinstance(error, Busy) else None
+            return problem(request, 409, str(error), headers=headers)
+        case Unprocessable():
+            return problem(request, 422, str(error))
     raise error  # it has no status: the middleware logs it and answers 500
 
 
@@ -156,9 +159,11 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     if not (is_unavailable(error) or is_refused(error)):
         raise error
     _log.warning("database unavailable", reason=describe(error), sqlstate=sqlstate(error))
+    # A write may have been stored, if its COMMIT was on the way: its route knows whether it is safe to repeat.
+    advice = getattr(request.state, "advice", "try again shortly")
     return problem(
         request,
         503,
-        "The database is busy or unreachable; try again shortly.",
+        f"The database is busy or unreachable; {advice}.",
         headers={"Retry-After": _RETRY_AFTER},
     )

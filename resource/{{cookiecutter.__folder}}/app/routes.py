@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.database.retry import run_transaction
 from app.dependencies import DbReader, DbSession
+from app.idempotency.dependencies import once
 from app.pages import Cursor, Limit, make_cursor
 from app.problems import problem_responses
 from app.{{ cookiecutter.plural }} import repository
@@ -21,7 +22,7 @@ def _with_header(status: int, name: str, description: str) -> dict[int | str, di
     return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
 
 
-_BODY_ERRORS: Final = problem_responses(400, 413, 422)
+_BODY_ERRORS: Final = problem_responses(400, 409, 413, 422)
 
 
 @router.get("/{ {{- cookiecutter.singular }}_id}", responses=problem_responses(404, 422))
@@ -31,6 +32,7 @@ async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, 
 
 
 @router.post("", status_code=201, responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS)
+@once
 async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }}, session: DbSession, request: Request, response: Response) -> {{ cookiecutter.__class }}Out:
     """Create {{ cookiecutter.__one }}."""
     created = {{ cookiecutter.__class }}Out(*await repository.create_{{ cookiecutter.singular }}(session, name=new.name))

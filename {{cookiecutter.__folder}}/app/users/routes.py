@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.database.retry import run_transaction
 from app.dependencies import DbReader, DbSession
+from app.idempotency.dependencies import once
 from app.pages import Cursor, Limit, make_cursor
 from app.problems import problem_responses
 from app.users import repository
@@ -33,6 +34,7 @@ async def get_user(user_id: UUID, reader: DbReader) -> UserOut:
 @router.post(
     "", status_code=201, responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS
 )
+@once
 async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut:
     """Create a user."""
     created = UserOut(*await repository.create_user(session, email=new.email, name=new.name))

@@ -96,6 +96,7 @@ async def test_as_a_command_it_writes_a_line_a_batch(database_url: str, session:
     assert ended.returncode == 0, ended.stderr
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     assert [(line["event"], line["count"]) for line in lines] == [
+        ("purged idempotency keys", 0),
         ("purged a batch", 2),
         ("purged a batch", 1),
         ("purged users", 3),

@@ -1,0 +1,1 @@
+"""Requests that clients can repeat safely: the header ``Idempotency-Key``."""

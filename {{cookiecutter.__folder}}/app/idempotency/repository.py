@@ -1,0 +1,153 @@
+"""Stores idempotency keys and the answers to their requests, in the transaction of the request."""
+
+from datetime import timedelta
+from hashlib import blake2b
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Row, Text, bindparam, delete, func, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.about import NAME
+from app.database.base import Base
+from app.database.failures import is_conflict
+from app.database.reader import Reader
+from app.database.statements import fetch
+from app.errors import Busy, Unprocessable
+from app.idempotency.models import IdempotencyKey
+
+__all__ = ["AnswerRow", "CallersKey", "KeyInUse", "KeyReused", "claim", "count_purgeable", "keep", "purge_keys"]
+
+_KEPT_FOR: Final = timedelta(days=1)
+"""Time for which a key is kept at least: clients give up repeating a request long before."""
+
+CallersKey = tuple[str, str]
+"""Who sent a key (empty if clients are not told apart), and the key."""
+
+AnswerRow = Row[bytes, int | None, dict[str, str] | None, bytes | None]
+"""Columns of a row: fingerprint, status, headers, body."""
+
+_table = Base.metadata.tables[IdempotencyKey.__tablename__]
+_this = (IdempotencyKey.caller == bindparam("this_caller"), IdempotencyKey.key == bindparam("this_key"))
+_expired = IdempotencyKey.created_at < func.now() - _KEPT_FOR
+
+# An INSERT waits for a concurrent one of the same key. Whoever does not get the lock does not insert.
+_CLAIM = (
+    insert(_table)
+    .from_select(
+        ["caller", "key", "fingerprint"],
+        select(
+            bindparam("this_caller", type_=Text),
+            bindparam("this_key", type_=Text),
+            bindparam("new_fingerprint", type_=_table.c.fingerprint.type),
+        ).where(func.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger))),
+    )
+    .on_conflict_do_nothing(index_elements=[IdempotencyKey.caller, IdempotencyKey.key])
+    .returning(IdempotencyKey.key)
+)
+_FIND = select(IdempotencyKey.fingerprint, IdempotencyKey.status, IdempotencyKey.headers, IdempotencyKey.body).where(
+    *_this
+)
+_KEEP = (
+    update(_table)
+    .where(*_this)
+    .values(
+        {
+            IdempotencyKey.status: bindparam("new_status"),
+            IdempotencyKey.headers: bindparam("new_headers"),
+            IdempotencyKey.body: bindparam("new_body"),
+        }
+    )
+    .returning(IdempotencyKey.key)
+)
+
+
+class KeyInUse(Busy):
+    """The first request with this key is still being handled."""
+
+    def __init__(self) -> None:
+        super().__init__("The first request with this Idempotency-Key is still being handled; repeat it shortly.")
+
+
+class KeyReused(Unprocessable):
+    """The key belongs to a different request."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was sent with a different request; send a new key with a new request.")
+
+
+def _bound(key: CallersKey) -> dict[str, Any]:
+    return {"this_caller": key[0], "this_key": key[1]}
+
+
+def _lock(key: CallersKey) -> int:
+    # The lock's number is known to the whole database, and so to other services in it.
+    digest = blake2b("\0".join((NAME, *key)).encode(), digest_size=8, person=b"idempotency-keys")
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+async def claim(session: AsyncSession, key: CallersKey, *, fingerprint: bytes) -> AnswerRow | None:
+    """Claim a key for the transaction of a session, or return the stored answer. Never waits for another transaction.
+
+    Parameters
+    ----------
+    session
+        Session in which the request is handled. If it is rolled back, the key is free again.
+    key
+        Caller and key.
+    fingerprint
+        Hash of the request.
+
+    Returns
+    -------
+    AnswerRow or None
+        Stored answer; None if the request is to be handled.
+
+    Raises
+    ------
+    KeyInUse
+        If another transaction has claimed the key and not ended yet.
+    KeyReused
+        If the stored answer is that of a different request.
+    """
+    try:
+        if await fetch(session, _CLAIM, **_bound(key), new_fingerprint=fingerprint, lock=_lock(key)):
+            return None
+    except DBAPIError as error:
+        if is_conflict(error):  # from REPEATABLE READ on: committed a moment ago, and not in this snapshot
+            raise KeyInUse from error
+        raise
+    rows = await fetch(session, _FIND, **_bound(key))
+    if not rows:
+        raise KeyInUse
+    if rows[0].fingerprint != fingerprint:
+        raise KeyReused
+    return rows[0]
+
+
+async def keep(session: AsyncSession, key: CallersKey, status: int, headers: dict[str, str], body: bytes) -> None:
+    """Store the answer to the request that has claimed a key in this session."""
+    await fetch(session, _KEEP, **_bound(key), new_status=status, new_headers=headers, new_body=body)
+
+
+async def count_purgeable(reader: Reader) -> int:
+    """Count the keys that are older than a day."""
+    return await reader.scalar(select(func.count()).select_from(IdempotencyKey).where(_expired)) or 0
+
+
+async def purge_keys(session: AsyncSession, *, limit: int) -> int:
+    """Delete up to ``limit`` keys that are older than a day; return how many. Rows that are locked are skipped."""
+    batch = (
+        select(IdempotencyKey.caller, IdempotencyKey.key)
+        .where(_expired)
+        .order_by(IdempotencyKey.created_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    purged = await session.scalars(
+        delete(IdempotencyKey)
+        .where(tuple_(IdempotencyKey.caller, IdempotencyKey.key).in_(batch))
+        .returning(IdempotencyKey.key)
+    )
+    return len(purged.all())
