@@ -18,6 +18,8 @@ from app.database.url import needs_password
 
 __all__ = ["errors_as_one_line", "open_database"]
 
+_log = structlog.get_logger(__name__)
+
 
 @asynccontextmanager
 async def open_database(
@@ -69,9 +71,8 @@ async def _warn_of_replica(replica: Server) -> None:
     try:
         await replica.ping()
     except (DBAPIError, DatabaseUnavailable, OSError) as error:
-        structlog.get_logger(__name__).warning(
-            f"DATABASE_REPLICA_URL: {describe(error)}; the primary answers its reads until it does"
-        )
+        reason = error if isinstance(error, DatabaseUnavailable) else f"PostgreSQL says: {describe(error)}"
+        _log.warning(f"DATABASE_REPLICA_URL: {reason}; reads ask the primary until it answers")
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Reads that continue while a server is away: the primary and the replicas stand in for each other."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
@@ -54,6 +53,7 @@ class Server:
         self.ping_engine = ping_engine
         self.reader = Reader(engine)
         self.is_away = False
+        self._reported = False
         self._setting = setting
         self._ping: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -100,25 +100,37 @@ class Server:
     def _begin_watch(self) -> None:
         if not self.is_away:
             self.is_away = True
+            event.listen(self.engine.sync_engine, "checkin", self._was_used)
             self._watch = asyncio.create_task(self._wait_until_back())
 
+    def _was_used(self, connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        # A session has had an answer before the ping. Who has just written must not read from a replica.
+        if connection is not None:
+            self._end_watch()
+
     async def _wait_until_back(self) -> None:
-        start = time.monotonic()
-        reported = False
         while True:
             try:
                 await self._current_ping()
             except Exception as error:  # noqa: BLE001  # whatever it is, the server does not answer
-                if not reported:
+                if not self._reported:
+                    self._reported = True
                     self._drop_idle_connections()
                     _log.warning(f"{self._setting}: no answer; reads ask the other server", reason=describe(error))
-                    reported = True
                 await asyncio.sleep(_PAUSE)
             else:
-                break
-        self.is_away = False
-        if reported:
-            _log.info(f"{self._setting}: answers again", seconds=round(time.monotonic() - start, 1))
+                self._end_watch()
+                return
+
+    def _end_watch(self) -> None:
+        if self.is_away:
+            self.is_away = False
+            event.remove(self.engine.sync_engine, "checkin", self._was_used)
+            if self._reported:
+                self._reported = False
+                _log.info(f"{self._setting}: answers again")
+            if self._watch is not None:
+                self._watch.cancel()
 
     def _drop_idle_connections(self) -> None:
         # They may lead to a machine that is gone without a word, and each would cost a request its whole time limit.
