@@ -59,9 +59,10 @@ class Server:
         self._watch: asyncio.Task[None] | None = None
         self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
 
-        @event.listens_for(engine.sync_engine, "connect")
-        def remember(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
-            self._entries.add(entry)
+    def observe(self) -> None:
+        """Notice what happens to the connections of the pool. To be called once, if there is another server to ask."""
+        event.listen(self.engine.sync_engine, "connect", self._was_opened)
+        event.listen(self.engine.sync_engine, "checkin", self._was_used)
 
     async def ping(self) -> None:
         """Query the server, on a connection outside the pool. Raises DBAPIError or DatabaseUnavailable on failure."""
@@ -100,8 +101,10 @@ class Server:
     def _begin_watch(self) -> None:
         if not self.is_away:
             self.is_away = True
-            event.listen(self.engine.sync_engine, "checkin", self._was_used)
             self._watch = asyncio.create_task(self._wait_until_back())
+
+    def _was_opened(self, connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+        self._entries.add(entry)
 
     def _was_used(self, connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
         # A session has had an answer before the ping. Who has just written must not read from a replica.
@@ -125,7 +128,6 @@ class Server:
     def _end_watch(self) -> None:
         if self.is_away:
             self.is_away = False
-            event.remove(self.engine.sync_engine, "checkin", self._was_used)
             if self._reported:
                 self._reported = False
                 _log.info(f"{self._setting}: answers again")
@@ -204,6 +206,8 @@ def create_readers(primary: Server, replica: Server | None) -> Readers:
     """Create the readers of a service."""
     if replica is None:
         return Readers(primary.reader, primary.reader, primary.reader)
+    primary.observe()
+    replica.observe()
     return Readers(
         primary.reader,
         FallbackReader(primary, replica, replica=replica),
