@@ -55,10 +55,12 @@ def _connections(options: EngineOptions, room: int, own_room: int, in_use: int) 
     wanted = options.pool_size + options.max_overflow + 1  # one for readiness
     mend = "lower DATABASE_POOL_SIZE or DATABASE_MAX_OVERFLOW, or raise the server's limit"
     if wanted > own_room:
-        return f"DATABASE_POOL_SIZE: this process may open {wanted} connections, and has room for {own_room}: {mend}"
+        return (
+            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, and there is room for {own_room}: {mend}"
+        )
     if wanted + in_use > room:
         return (
-            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, the server has room for {room}, "
+            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, there is room for {room}, "
             f"and {in_use} are in use: {mend}"
         )
     return None
