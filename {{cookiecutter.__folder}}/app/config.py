@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     database_password: SecretStr | None = None
     """Password, if it is kept apart from the URL; any characters."""
 
+    database_replica_url: SecretStr | None = None
+    """URL of the read replicas, like DATABASE_URL. Its password is DATABASE_PASSWORD, unless it has its own."""
+
     database: EngineOptions = EngineOptions()
     """Options of the engine: DATABASE_SCHEMA, DATABASE_POOL_SIZE and so on."""
 
@@ -63,10 +66,11 @@ class Settings(BaseSettings):
                 source.env_vars = {name: value for name, value in source.env_vars.items() if name != "database"}
         return super().settings_customise_sources(*arguments, **sources)
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_replica_url")
     @classmethod
-    def _url_is_usable(cls, value: SecretStr) -> SecretStr:
-        parse_database_url(value.get_secret_value())
+    def _url_is_usable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_database_url(value.get_secret_value())
         return value
 
     @field_validator("database_password")

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from app.database.reader import Reader
 from app.database.session import DatabaseSessionDependency, LateCommitError, db_session_dependency
 
-__all__ = ["DbReader", "DbSession", "LateCommitError", "refuse_late_commits"]
+__all__ = ["DbFallbackReader", "DbReader", "DbReplicaReader", "DbSession", "LateCommitError", "refuse_late_commits"]
 
 
 async def _session(connection: HTTPConnection) -> AsyncSession:
@@ -51,6 +51,23 @@ async def _reader() -> Reader:
 
 DbReader = Annotated[Reader, Depends(_reader)]
 """A reader, for handlers that only read: selects without a transaction, in a third of a session's time."""
+
+
+async def _fallback_reader() -> Reader:
+    return db_session_dependency.readers.fallback
+
+
+DbFallbackReader = Annotated[Reader, Depends(_fallback_reader)]
+"""A reader of the primary, and of a replica while the primary is away. Without DATABASE_REPLICA_URL: `DbReader`."""
+
+
+async def _replica_reader() -> Reader:
+    return db_session_dependency.readers.replica
+
+
+DbReplicaReader = Annotated[Reader, Depends(_replica_reader)]
+"""A reader of a replica, for handlers that may return old rows, and of the primary while the replicas are away. Without
+DATABASE_REPLICA_URL: `DbReader`."""
 
 
 def refuse_late_commits(app: FastAPI) -> None:

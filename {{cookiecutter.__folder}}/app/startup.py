@@ -4,14 +4,21 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import click
+import structlog
+from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings, SettingsError
-from app.database.failures import describe, is_unavailable
+from app.database.failures import DatabaseUnavailable, describe, is_unavailable
+from app.database.fallback import Server
+from app.database.limits import warn_of_limits
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import check_revision
 from app.database.session import DatabaseSessionDependency
+from app.database.url import needs_password
 
 __all__ = ["errors_as_one_line", "open_database"]
+
+_log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -37,8 +44,13 @@ async def open_database(
         If the service cannot work with this database.
     """
     database = database or DatabaseSessionDependency()
+    replica_url = settings.database_replica_url.get_secret_value() if settings.database_replica_url else None
     await database.initialize(
-        settings.database_url.get_secret_value(), settings.database_password, **vars(settings.database)
+        settings.database_url.get_secret_value(),
+        settings.database_password,
+        replica_url=replica_url,
+        replica_password=settings.database_password if replica_url and needs_password(replica_url) else None,
+        **vars(settings.database),
     )
     try:
         await wait_for_database(
@@ -47,9 +59,20 @@ async def open_database(
             pause=settings.database_probe_pause,
         )
         await check_revision(database.engine)
+        await warn_of_limits(database.engine, settings.database)
+        if database.replica is not None:
+            await _warn_of_replica(database.replica)
         yield database
     finally:
         await database.aclose()
+
+
+async def _warn_of_replica(replica: Server) -> None:
+    try:
+        await replica.ping()
+    except (DBAPIError, DatabaseUnavailable, OSError) as error:
+        reason = error if isinstance(error, DatabaseUnavailable) else f"PostgreSQL says: {describe(error)}"
+        _log.warning(f"DATABASE_REPLICA_URL: {reason}; reads ask the primary until it answers")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from app.about import NAME
 from app.config import Settings, load_settings
 from app.database.base import Base
 from app.database.engine import create_database_engine
+from app.database.options import EngineOptions
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import Schema, compare_schema
 from app.logging import configure_logging
@@ -65,7 +66,7 @@ async def migrate_online(settings: Settings) -> None:
     engine = create_database_engine(
         settings.database_url.get_secret_value(),
         settings.database_password,
-        connect_args={"server_settings": {"application_name": f"{NAME} migrations"}},
+        connect_args={"server_settings": {"application_name": f"{NAME} migrations", **_no_time_limit(options)}},
         **vars(options),
     )
     schema = options.schema
@@ -85,6 +86,12 @@ async def migrate_online(settings: Settings) -> None:
                 await connection.run_sync(_migrate, schema)
     finally:
         await engine.dispose()
+
+
+def _no_time_limit(options: EngineOptions) -> dict[str, str]:
+    # The role may have one, for the service. A pooler refuses the parameter: then each transaction sets it, and only
+    # what runs in an autocommit block has the role's limit.
+    return {"statement_timeout": "0"} if options.pooler == "none" else {}
 
 
 async def _wait_for_turn(connection: AsyncConnection, schema: str | None) -> None:
@@ -142,6 +149,7 @@ def _migrate(connection: Connection, schema: str | None) -> None:
     def begin(connection: Connection) -> None:
         if _in_autocommit_block(connection):
             return
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
         if schema:
             # The engine adds the schema's name to the statements that Alembic builds. This is for SQL written by hand,

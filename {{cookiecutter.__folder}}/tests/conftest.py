@@ -89,6 +89,27 @@ def database_url(server_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def replica_url(server_url: str) -> Iterator[str]:
+    """URL of a second migrated database, which stands in for a replica: it lacks what only the first one has."""
+    with scratch_database(server_url, template=os.environ[_TEMPLATE]) as url:
+        yield url
+
+
+@pytest.fixture
+async def silent_server() -> AsyncIterator[str]:
+    """URL of a peer that accepts connections and says nothing."""
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server:
+        yield f"postgresql://ada@{host}:{port}/orders"
+
+
+@pytest.fixture
 def settings(database_url: str) -> Settings:
     """Settings for the test's database; all others have their defaults."""
     return Settings(database_url=SecretStr(database_url), database_probe_pause=0)

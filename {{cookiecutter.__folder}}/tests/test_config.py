@@ -24,12 +24,18 @@ def test_a_missing_url_is_named_with_a_way_to_mend() -> None:
 def test_each_problem_has_a_line_and_no_value_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "mysql://ada:hunter2@db/orders")
     monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")  # it is compared with a URL that is valid, only
+    monkeypatch.setenv("DATABASE_REPLICA_URL", "postgresql://ada:hunter2@db/orders?sslmode=hunter2")
     monkeypatch.setenv("DATABASE_POOL_SIZE", "hunter2")
     monkeypatch.setenv("LOG_LEVEL", "hunter2")
     with pytest.raises(SettingsError) as raised:
         load_settings()
     lines = str(raised.value).splitlines()
-    assert [line.split(":")[0] for line in lines] == ["DATABASE_URL", "DATABASE_POOL_SIZE", "LOG_LEVEL"]
+    assert [line.split(":")[0] for line in lines] == [
+        "DATABASE_URL",
+        "DATABASE_REPLICA_URL",
+        "DATABASE_POOL_SIZE",
+        "LOG_LEVEL",
+    ]
     assert "hunter2" not in str(raised.value)
 
 
@@ -54,7 +60,8 @@ def test_a_password_apart_needs_a_url_with_a_user_and_no_password(
 
 
 def test_nothing_shows_a_secret() -> None:
-    settings = load_settings(database_url=URL, database_password="hunter2")
+    replica = URL.replace("@", ":hunter2@")
+    settings = load_settings(database_url=URL, database_password="hunter2", database_replica_url=replica)
     assert "hunter2" not in f"{settings!r} {settings.model_dump()}"
     with pytest.raises(ValidationError) as raised:
         Settings.model_validate({"database_url": "mysql://ada:hunter2@db/orders"})

@@ -2,8 +2,9 @@
 
 import re
 import ssl
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 from asyncpg.exceptions import TargetServerAttributeNotMatched
@@ -27,12 +28,15 @@ from app.database.failures import (
 from app.database.options import EngineOptions
 from app.database.url import DatabaseUrl, parse_database_url
 
-__all__ = ["create_database_engine"]
+__all__ = ["IDLE_IN_TRANSACTION", "create_database_engine"]
 
-_DRIVER_GRACE = 1.0
+_DRIVER_GRACE: Final = 1.0
 """Seconds that the driver waits longer than the server's statement_timeout: the server's error says more."""
 
-_IDLE_IN_TRANSACTION = "60s"
+_SILENT: Final = 10.0
+"""Seconds for which a host that did not answer in time is asked after the other ones."""
+
+IDLE_IN_TRANSACTION: Final = "60s"
 """Time after which the server ends an idle transaction: its locks would block others."""
 
 
@@ -118,7 +122,7 @@ def create_database_engine(
     guards = {}
     if chosen.statement_timeout:
         guards["statement_timeout"] = str(max(1, round(chosen.statement_timeout * 1000)))
-        guards["idle_in_transaction_session_timeout"] = _IDLE_IN_TRANSACTION
+        guards["idle_in_transaction_session_timeout"] = IDLE_IN_TRANSACTION
         arguments["command_timeout"] = chosen.statement_timeout + _DRIVER_GRACE
     if chosen.pooler == "pgbouncer":
         # It refuses these start-up parameters, and may send the next transaction to a server that has not prepared
@@ -165,11 +169,16 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
     if any("target_session_attrs=prefer-standby" in dsn for dsn in target.dsns):
         attempts = [{**attempt, "target_session_attrs": kind} for kind in ("standby", "any") for attempt in attempts]
 
+    silent: dict[str, float] = {}
+
+    def was_silent(attempt: dict[str, str]) -> bool:
+        return time.monotonic() - silent.get(attempt["dsn"], -_SILENT) < _SILENT
+
     @event.listens_for(engine.sync_engine, "do_connect")
     def connect(
         dialect: Dialect, record: ConnectionPoolEntry, cargs: tuple[Any, ...], cparams: dict[str, Any]
     ) -> DBAPIConnection:
-        for attempt in attempts:
+        for attempt in sorted(attempts, key=was_silent):
             try:
                 return dialect.connect(*cargs, **(attempt | cparams))
             except ssl.SSLCertVerificationError:
@@ -179,6 +188,8 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
                 absent = isinstance(error, OSError) and "rejected SSL upgrade" not in str(error)
                 if not (unwanted or absent or sqlstate(error) == CANNOT_CONNECT_NOW):
                     raise
+                if isinstance(error, TimeoutError):
+                    silent[attempt["dsn"]] = time.monotonic()
                 failure = error
         raise DatabaseUnavailable(f"cannot reach PostgreSQL at {address}: {describe(failure)}") from failure
 

@@ -12,6 +12,7 @@ __all__ = [
     "CANNOT_CONNECT_NOW",
     "READ_ONLY",
     "DatabaseUnavailable",
+    "another_may_answer",
     "constraint_name",
     "describe",
     "has_outdated_plan",
@@ -27,11 +28,14 @@ CANNOT_CONNECT_NOW: Final = "57P03"
 READ_ONLY: Final = "25006"
 """A write to a read-only server, such as a primary that has become a replica in a failover."""
 
+_QUERY_CANCELED: Final = "57014"
+"""A statement_timeout: the statement would take as long elsewhere."""
+
 _TRY_LATER = {
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
     "55P03",  # lock_not_available, a lock_timeout
-    "57014",  # query_canceled, a statement_timeout
+    _QUERY_CANCELED,
     "57P01",  # admin_shutdown
     "57P02",  # crash_shutdown
     CANNOT_CONNECT_NOW,
@@ -47,6 +51,11 @@ _TRY_LATER_CLASSES = {
 _LOGIN_CLASSES = {
     "28",  # invalid authorization
     "3D",  # no such database
+}
+_NOT_REPLICATED_YET = {
+    "3F000",  # invalid_schema_name
+    "42P01",  # undefined_table
+    "42703",  # undefined_column
 }
 _NEVER = {
     "08P01",  # protocol_violation: a pooler that rejects a start-up parameter always does
@@ -99,6 +108,18 @@ def is_refused(error: BaseException) -> bool:
     At start-up that is permanent. Later it means that the database was dropped or the password changed.
     """
     return (sqlstate(error) or "")[:2] in _LOGIN_CLASSES
+
+
+def another_may_answer(error: BaseException) -> bool:
+    """Tell whether a read that failed on one server may succeed on another one.
+
+    The server is away, or it is a replica: one that lags behind a migration, or that has cancelled the read in favour
+    of what it replicates (40001). A busy pool and a slow statement are no reasons: they would only move the load.
+    """
+    state = sqlstate(error)
+    if isinstance(error, PoolTimeoutError) or state == _QUERY_CANCELED:
+        return False
+    return is_unavailable(error) or is_refused(error) or state in _NOT_REPLICATED_YET
 
 
 def is_conflict(error: BaseException) -> bool:

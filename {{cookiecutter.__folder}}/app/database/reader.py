@@ -64,7 +64,7 @@ class Reader:
         DBAPIError, DatabaseUnavailable
             If the statement fails; see `app.database.failures`.
         """
-        return await greenlet_spawn(self._fetch, statement, parameters)
+        return await self.rows(statement, parameters)
 
     async def one_or_none(self, statement: Select[*Ts], /, **parameters: Any) -> Row[*Ts] | None:
         """Return the only row, or None if there is none. Parameters and errors are those of `all`.
@@ -74,15 +74,33 @@ class Reader:
         MultipleResultsFound
             If there are several rows.
         """
-        rows = await greenlet_spawn(self._fetch, statement, parameters)
+        rows = await self.rows(statement, parameters, single=True)
         if len(rows) > 1:
             raise MultipleResultsFound("Multiple rows were found when one or none was required")
         return rows[0] if rows else None
 
     async def scalar(self, statement: Select[T], /, **parameters: Any) -> T | None:
         """Return the first column of the first row, or None if there is none. Parameters and errors: see `all`."""
-        rows = await greenlet_spawn(self._fetch, statement, parameters)
+        rows = await self.rows(statement, parameters, single=True)
         return rows[0][0] if rows else None
+
+    async def rows(
+        self,
+        statement: Select[*Ts],
+        parameters: dict[str, Any],
+        *,
+        single: bool = False,  # noqa: ARG002  # for `app.database.fallback`
+    ) -> Sequence[Row[*Ts]]:
+        """Return all rows: what `all`, `one_or_none` and `scalar` have in common.
+
+        Parameters
+        ----------
+        statement, parameters
+            See `all`.
+        single
+            Whether the caller wants a single row, and takes none for an answer.
+        """
+        return await greenlet_spawn(self._fetch, statement, parameters)
 
     def _fetch(self, statement: Select[*Ts], parameters: dict[str, Any]) -> Sequence[Row[*Ts]]:
         known = self._statements.find(statement, parameters)

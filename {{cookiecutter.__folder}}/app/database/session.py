@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, Select, event, func, select
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from app.database.engine import create_database_engine
+from app.database.fallback import Readers, Server, create_readers
 from app.database.probe import probe
 from app.database.reader import Reader
 
@@ -26,8 +27,11 @@ __all__ = [
     "watch_sessions",
 ]
 
-_CLOSE = 2.0
-"""Seconds within which a pool must be closed. A server that answers takes some milliseconds."""
+_PING: Final = 1.0
+"""Time limit of the statement of a ping, in seconds."""
+
+_REPLICA_CONNECT: Final = 1.0
+"""Time limit of one connection attempt to a replica, in seconds: the primary is there to be asked instead."""
 
 
 class LateCommitError(Exception):
@@ -57,9 +61,9 @@ class DatabaseSessionDependency:
     """
 
     def __init__(self) -> None:
-        self._engine: AsyncEngine | None = None
-        self._ping_engine: AsyncEngine | None = None
-        self._reader: Reader | None = None
+        self._primary: Server | None = None
+        self._replica: Server | None = None
+        self._readers: Readers | None = None
         self._sessions: async_sessionmaker[AsyncSession] | None = None
         self._manage_transactions = True
 
@@ -68,6 +72,8 @@ class DatabaseSessionDependency:
         url: str,
         password: str | SecretStr | None = None,
         *,
+        replica_url: str | None = None,
+        replica_password: str | SecretStr | None = None,
         manage_transactions: bool = True,
         **options: Any,
     ) -> None:
@@ -77,6 +83,8 @@ class DatabaseSessionDependency:
         ----------
         url, password, options
             See `app.database.engine.create_database_engine`.
+        replica_url, replica_password
+            The same for the replicas, which have a pool of their own with the same options; None: there are none.
         manage_transactions
             Whether sessions commit by themselves. If not, uncommitted work at the end is an error.
 
@@ -88,18 +96,20 @@ class DatabaseSessionDependency:
             If the isolation level is AUTOCOMMIT.
         """
         _refuse_autocommit(options)
-        engine = create_database_engine(url, password, **options)
-        event.listen(engine.sync_engine, "set_connection_execution_options", _refuse_autocommit_later)
-        # Readiness has a connection of its own: a service with a busy pool is not unready.
-        ping_options = {"pool_size": 1, "max_overflow": 0, "isolation_level": "AUTOCOMMIT"}
-        ping_engine = create_database_engine(url, password, **(options | ping_options))
+        primary = _server("DATABASE_URL", url, password, options)
+        event.listen(primary.engine.sync_engine, "set_connection_execution_options", _refuse_autocommit_later)
+        replica = None
+        if replica_url is not None:
+            connect_timeout = min(_REPLICA_CONNECT, options.get("connect_timeout", _REPLICA_CONNECT))
+            replica_options = options | {"connect_timeout": connect_timeout}
+            replica = _server("DATABASE_REPLICA_URL", replica_url, replica_password, replica_options)
         await self.aclose()
-        self._engine = engine
-        self._ping_engine = ping_engine
-        self._reader = Reader(engine)
+        self._primary = primary
+        self._replica = replica
+        self._readers = create_readers(primary, replica)
         self._manage_transactions = manage_transactions
         self._sessions = async_sessionmaker(
-            engine,
+            primary.engine,
             # By default, each attribute read after a commit is a query, which asyncio cannot run there.
             expire_on_commit=False,
             # A session used after its end, such as in a background task, raises an error. By default it would open
@@ -109,28 +119,36 @@ class DatabaseSessionDependency:
 
     async def aclose(self) -> None:
         """Close the pool, if one is open. If the server is silent, leave the connections to the operating system."""
-        engines = [self._engine, self._ping_engine]
-        self._engine = self._ping_engine = self._reader = self._sessions = None
-        for engine in engines:
-            if engine is not None:
-                # Connections are closed one by one, and each may take as long as a statement.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_CLOSE):
-                        await engine.dispose()
+        servers = self._servers()
+        self._primary = self._replica = self._readers = self._sessions = None
+        await asyncio.gather(*(server.aclose() for server in servers))
+
+    def _servers(self) -> list[Server]:
+        return [server for server in (self._primary, self._replica) if server is not None]
 
     @property
     def engine(self) -> AsyncEngine:
-        """Engine of the pool."""
-        if self._engine is None:
+        """Engine of the primary's pool."""
+        if self._primary is None:
             raise _not_initialized()
-        return self._engine
+        return self._primary.engine
+
+    @property
+    def replica(self) -> Server | None:
+        """The replicas, None if there are none."""
+        return self._replica
+
+    @property
+    def readers(self) -> Readers:
+        """Readers, which run selects without a transaction."""
+        if self._readers is None:
+            raise _not_initialized()
+        return self._readers
 
     @property
     def reader(self) -> Reader:
-        """Reader, which runs selects without a transaction."""
-        if self._reader is None:
-            raise _not_initialized()
-        return self._reader
+        """Reader of the primary: what is committed."""
+        return self.readers.primary
 
     async def __call__(self) -> AsyncIterator[AsyncSession]:
         """Yield a session, and end its transaction afterwards."""
@@ -150,11 +168,21 @@ class DatabaseSessionDependency:
         return _Block(self._sessions(), _commit_and_close)
 
     async def ping(self) -> None:
-        """Query the server, on a connection outside the pool. Raises DBAPIError or DatabaseUnavailable on failure."""
-        if self._ping_engine is None:
+        """Query the servers, outside their pools, until one answers. Raises DBAPIError or DatabaseUnavailable."""
+        servers = self._servers()
+        if not servers:
             raise _not_initialized()
-        async with self._ping_engine.connect() as connection:
-            await connection.execute(select(1))
+        pings = {asyncio.create_task(server.ping()) for server in servers}
+        try:
+            while pings:
+                done, pings = await asyncio.wait(pings, return_when=asyncio.FIRST_COMPLETED)
+                errors = [ping.exception() for ping in done]
+                if None in errors:
+                    return
+            raise errors[0] or AssertionError
+        finally:
+            for ping in pings:
+                ping.cancel()
 
 
 db_session_dependency = DatabaseSessionDependency()
@@ -274,6 +302,16 @@ def _refuse_autocommit(options: Mapping[str, Any]) -> None:
 
 def _refuse_autocommit_later(_: Connection, options: Mapping[str, Any]) -> None:
     _refuse_autocommit(options)
+
+
+def _server(setting: str, url: str, password: str | SecretStr | None, options: dict[str, Any]) -> Server:
+    # Readiness has a connection of its own: a service with a busy pool is not unready.
+    ping_options = {"pool_size": 1, "max_overflow": 0, "isolation_level": "AUTOCOMMIT", "statement_timeout": _PING}
+    return Server(
+        setting,
+        create_database_engine(url, password, **options),
+        create_database_engine(url, password, **(options | ping_options)),
+    )
 
 
 def _commit_and_close(session: Session) -> None:

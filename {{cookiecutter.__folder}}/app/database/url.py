@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
-__all__ = ["DatabaseUrl", "DatabaseUrlError", "parse_database_url"]
+__all__ = ["DatabaseUrl", "DatabaseUrlError", "needs_password", "parse_database_url"]
 
 _SCHEMES = ("postgres", "postgresql", "postgresql+asyncpg")
 _CHOICES = {
@@ -96,6 +96,12 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
         server_settings={name: parameters[name] for name in _SERVER_SETTINGS if name in parameters},
         connect_timeout=float(timeout) if timeout else None,
     )
+
+
+def needs_password(url: str) -> bool:
+    """Tell whether a connection URL contains a user and no password."""
+    userinfo = _split(url).netloc.rpartition("@")[0]
+    return userinfo != "" and ":" not in userinfo
 
 
 def _split(url: str) -> SplitResult:

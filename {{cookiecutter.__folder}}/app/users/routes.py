@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from app.database.retry import run_transaction
-from app.dependencies import DbReader, DbSession
+from app.dependencies import DbFallbackReader, DbReplicaReader, DbSession
 from app.idempotency.dependencies import once
 from app.pages import Cursor, Limit, make_cursor
 from app.problems import problem_responses
@@ -26,7 +26,7 @@ _BODY_ERRORS: Final = problem_responses(400, 409, 413, 422)
 
 
 @router.get("/{user_id}", responses=problem_responses(404, 422))
-async def get_user(user_id: UUID, reader: DbReader) -> UserOut:
+async def get_user(user_id: UUID, reader: DbFallbackReader) -> UserOut:
     """Get a user."""
     return UserOut(*await repository.get_user(reader, user_id))
 
@@ -46,7 +46,7 @@ async def create_user(new: NewUser, session: DbSession, request: Request, respon
     "", responses=_with_header(200, "Link", 'Address of the next page, as rel="next".') | problem_responses(422)
 )
 async def list_users(
-    reader: DbReader,
+    reader: DbReplicaReader,
     request: Request,
     response: Response,
     limit: Annotated[Limit, Query()] = 50,

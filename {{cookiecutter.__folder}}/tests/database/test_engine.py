@@ -1,7 +1,6 @@
 """How the service connects, and what it does where a connection is lost or a schema is its own."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,20 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database.engine import create_database_engine
 from app.database.failures import DatabaseUnavailable, is_unavailable, sqlstate
 from tests.example import Thing
-
-
-@pytest.fixture
-async def silent_server() -> AsyncIterator[str]:
-    """URL of a peer that accepts connections and says nothing."""
-
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    async with server:
-        yield f"postgresql://ada@{host}:{port}/orders"
 
 
 async def test_a_peer_that_says_nothing_is_given_up_after_the_connect_timeout(silent_server: str) -> None:

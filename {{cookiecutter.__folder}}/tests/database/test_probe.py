@@ -13,22 +13,14 @@ from app.database.base import Base
 from app.database.engine import create_database_engine
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import Schema, check_revision, compare_schema
-from tests.commands import PROJECT, database_name, newest_revision
+from tests.commands import PROJECT, Listener, database_name, newest_revision
 
 GONE = "postgresql://127.0.0.1:1/orders"
 
 
-class _Listener:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def warning(self, line: str, **_: object) -> None:
-        self.lines.append(line)
-
-
 async def refusal(url: str, password: str | None = None, tries: int = 3) -> tuple[str, int]:
     """Return what the probe says of a database, and how often it asked again."""
-    listener = _Listener()
+    listener = Listener()
     engine = create_database_engine(url, password)
     with pytest.raises(DatabaseNotReady) as raised:
         await wait_for_database(engine, tries=tries, pause=0, logger=listener)
@@ -93,7 +85,7 @@ async def test_a_schema_that_is_ahead_is_served_with_a_warning(session: AsyncSes
     """An old copy of the service runs on while a rolling deploy has migrated already."""
     await session.execute(text("UPDATE alembic_version SET version_num = 'from_the_future'"))
     await session.commit()
-    listener = _Listener()
+    listener = Listener()
     await check_revision(engine, listener)
     revisions = f"database: from_the_future, code: {newest_revision()}"
     assert listener.lines == [f"the database schema is ahead of this code ({revisions})"]

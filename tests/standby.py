@@ -1,0 +1,105 @@
+"""A primary and a streaming standby, from the programs that a baked project has."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from commands import environment, run
+from services import program
+from sql import rows
+
+_SCRIPT = """
+import sys
+from dev.cluster import Cluster, temporary_cluster
+from dev.programs import give_to_server, run_as_server
+
+with temporary_cluster() as primary:
+    standby = Cluster(primary._folder / "standby")
+    standby._folder.mkdir()
+    for name in ("_password", "_log"):
+        getattr(standby, name).touch(mode=0o600)
+    standby._password.write_text(primary._password.read_text())
+    for path in (standby._folder, standby._password, standby._log):
+        give_to_server(path)
+    run_as_server("pg_basebackup", "-R", "-c", "fast", "-D", standby._data, "-d", primary.url())
+    standby._port.write_text("1")  # taken: it finds one of its own
+    standby.start()
+    print(primary.url(), standby.url(), flush=True)
+    for line in sys.stdin:
+        {"primary": primary, "standby": standby}[line.strip()].start()
+        print(flush=True)
+    standby.stop()
+"""
+
+
+@dataclass
+class Server:
+    """One of the two."""
+
+    name: str
+    url: str
+    postmaster: int
+    _script: subprocess.Popen[str]
+
+    def kill(self) -> None:
+        """End it at once, as a machine that loses its power."""
+        family = self._family()
+        for pid in family:
+            os.kill(pid, signal.SIGKILL)
+        while any(Path(f"/proc/{pid}").exists() for pid in family):
+            pass  # until then it cannot be started again
+
+    def start(self) -> None:
+        """Start it after a kill."""
+        assert self._script.stdin is not None
+        print(self.name, file=self._script.stdin, flush=True)
+        _line(self._script.stdout)
+        self.postmaster = _postmaster(self.url)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all its processes for a while: connections stay open and nothing is said on them."""
+        family = self._family()
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in family:
+                os.kill(pid, signal.SIGCONT)
+
+    def _family(self) -> list[int]:
+        children = run("pgrep", "-P", str(self.postmaster), cwd=Path("/")).stdout.split()
+        return [self.postmaster, *map(int, children)]
+
+
+@contextmanager
+def primary_and_standby(project: Path) -> Iterator[tuple[Server, Server]]:
+    """Run a primary and a standby that follows it, both empty."""
+    command = [program(project, "python"), "-c", _SCRIPT]
+    with subprocess.Popen(
+        command, cwd=project, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as script:
+        primary, standby = _line(script.stdout).split()
+        yield (
+            Server("primary", primary, _postmaster(primary), script),
+            Server("standby", standby, _postmaster(standby), script),
+        )
+        script.communicate("")
+
+
+def _line(stream: IO[str] | None) -> str:
+    assert stream is not None
+    line = stream.readline()
+    assert line, "the script that runs the servers has ended"
+    return line
+
+
+def _postmaster(url: str) -> int:
+    pid = rows(url, "SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int")[0][0]
+    return int(pid)

@@ -1,0 +1,215 @@
+"""Reads that continue while a server is away: the primary and the replicas stand in for each other."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+from weakref import WeakSet
+
+import structlog
+from sqlalchemy import Row, Select, event, select
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.database.failures import DatabaseUnavailable, another_may_answer, describe
+from app.database.reader import Reader, Ts
+
+__all__ = ["FallbackReader", "Readers", "Server", "create_readers"]
+
+_PATIENCE: Final = 0.3
+"""Seconds after which a read without an answer makes us ask whether its server answers at all."""
+
+_ANSWER: Final = 0.4
+"""Seconds within which the server must answer that. A server that does so is only slow, and is waited for."""
+
+_PAUSE: Final = 1.0
+"""Seconds between two attempts to reach a server that is away."""
+
+_CLOSE: Final = 2.0
+"""Seconds within which a pool must be closed. A server that answers takes some milliseconds."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Server:
+    """A pool, and whether its server is away.
+
+    A server that has failed a read or has become silent is not asked again before it has answered a ping, for which no
+    request waits.
+
+    Parameters
+    ----------
+    setting
+        Name of the setting that holds its URL, for the log.
+    engine
+        Engine of the pool.
+    ping_engine
+        Engine of the pings, with a connection of its own: a server with a busy pool is not away.
+    """
+
+    def __init__(self, setting: str, engine: AsyncEngine, ping_engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.ping_engine = ping_engine
+        self.reader = Reader(engine)
+        self.is_away = False
+        self._reported = False
+        self._setting = setting
+        self._ping: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
+
+    def observe(self) -> None:
+        """Notice what happens to the connections of the pool. To be called once, if there is another server to ask."""
+        event.listen(self.engine.sync_engine, "connect", self._was_opened)
+        event.listen(self.engine.sync_engine, "checkin", self._was_used)
+
+    async def ping(self) -> None:
+        """Query the server, on a connection outside the pool. Raises DBAPIError or DatabaseUnavailable on failure."""
+        async with self.ping_engine.connect() as connection:
+            await connection.execute(select(1))
+
+    async def rows(self, statement: Select[*Ts], parameters: dict[str, Any]) -> Sequence[Row[*Ts]]:
+        """Return all rows, or raise DatabaseUnavailable as soon as the server is known to be away."""
+        if self.is_away:
+            raise DatabaseUnavailable(f"{self._setting}: the server is away")
+        read = asyncio.create_task(self.reader.rows(statement, parameters))
+        try:
+            while not (await asyncio.wait({read}, timeout=_PATIENCE))[0]:
+                await self._answer()
+            return read.result()
+        except Exception as error:
+            if another_may_answer(error):
+                self._begin_watch()
+            raise
+        finally:
+            # Not asyncio.timeout: it would also wait until a silent connection is closed.
+            read.cancel()
+
+    async def _answer(self) -> None:
+        """Wait for the server to answer a ping, which all waiting reads share."""
+        ping = self._current_ping()
+        if not (await asyncio.wait({ping}, timeout=_ANSWER))[0]:
+            raise DatabaseUnavailable(f"{self._setting}: the server does not answer")
+        ping.result()
+
+    def _current_ping(self) -> asyncio.Task[None]:
+        if self._ping is None or self._ping.done():
+            self._ping = asyncio.create_task(self.ping())
+        return self._ping
+
+    def _begin_watch(self) -> None:
+        if not self.is_away:
+            self.is_away = True
+            self._watch = asyncio.create_task(self._wait_until_back())
+
+    def _was_opened(self, connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+        self._entries.add(entry)
+
+    def _was_used(self, connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        # A session has had an answer before the ping. Who has just written must not read from a replica.
+        if connection is not None:
+            self._end_watch()
+
+    async def _wait_until_back(self) -> None:
+        while True:
+            try:
+                await self._current_ping()
+            except Exception as error:  # noqa: BLE001  # whatever it is, the server does not answer
+                if not self._reported:
+                    self._reported = True
+                    self._drop_idle_connections()
+                    _log.warning(f"{self._setting}: no answer; reads ask the other server", reason=describe(error))
+                await asyncio.sleep(_PAUSE)
+            else:
+                self._end_watch()
+                return
+
+    def _end_watch(self) -> None:
+        if self.is_away:
+            self.is_away = False
+            if self._reported:
+                self._reported = False
+                _log.info(f"{self._setting}: answers again")
+            if self._watch is not None:
+                self._watch.cancel()
+
+    def _drop_idle_connections(self) -> None:
+        # They may lead to a machine that is gone without a word, and each would cost a request its whole time limit.
+        for entry in self._entries:
+            if entry.driver_connection is not None and not entry.in_use:
+                entry.driver_connection.terminate()  # the pool replaces what is closed
+
+    async def aclose(self) -> None:
+        """Close the pools. If the server is silent, leave the connections to the operating system."""
+        for task in (self._watch, self._ping):
+            if task is not None:
+                task.cancel()
+        for engine in (self.engine, self.ping_engine):
+            # Connections are closed one by one, and each may take as long as a statement.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE):
+                    await engine.dispose()
+
+
+class FallbackReader(Reader):
+    """Reader that asks a second server while the first one is away.
+
+    A single row that a replica does not have may be newer than the replica: the primary decides whether it exists. If
+    the primary is away, the read fails as it does without replicas.
+
+    Parameters
+    ----------
+    first, second
+        The primary and the replica, in the order in which they are asked.
+    replica
+        Which of the two is the replica.
+    """
+
+    def __init__(self, first: Server, second: Server, *, replica: Server) -> None:
+        self._servers = (first, second)
+        self._replica = replica
+
+    async def rows(
+        self, statement: Select[*Ts], parameters: dict[str, Any], *, single: bool = False
+    ) -> Sequence[Row[*Ts]]:
+        """Return all rows, of the first server that answers. See `Reader.rows`."""
+        failure: Exception | None = None
+        for server in self._servers:
+            try:
+                rows = await server.rows(statement, parameters)
+            except Exception as error:
+                if not another_may_answer(error):
+                    raise
+                failure = error
+            else:
+                if rows or not single or server is not self._replica:
+                    return rows
+        assert failure is not None  # the primary has failed: its answer would have been returned
+        raise failure
+
+
+class Readers(NamedTuple):
+    """Readers of one service, by what they guarantee. Without a replica all are the same."""
+
+    primary: Reader
+    """What is committed."""
+
+    fallback: Reader
+    """What is committed, and while the primary is away what a replica has."""
+
+    replica: Reader
+    """What a replica has, and while the replicas are away what is committed."""
+
+
+def create_readers(primary: Server, replica: Server | None) -> Readers:
+    """Create the readers of a service."""
+    if replica is None:
+        return Readers(primary.reader, primary.reader, primary.reader)
+    primary.observe()
+    replica.observe()
+    return Readers(
+        primary.reader,
+        FallbackReader(primary, replica, replica=replica),
+        FallbackReader(replica, primary, replica=replica),
+    )

@@ -1,0 +1,78 @@
+"""Warns at start-up if limits of the server do not fit the settings."""
+
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.database.engine import IDLE_IN_TRANSACTION
+from app.database.failures import DatabaseUnavailable
+from app.database.options import EngineOptions
+
+__all__ = ["warn_of_limits"]
+
+# Roles and databases can have connection limits of their own.
+_CONNECTIONS: Final = text("""
+    SELECT server.room, least(server.room, nullif(rolconnlimit, -1), nullif(datconnlimit, -1)), (
+        SELECT count(*) FROM pg_stat_activity
+        WHERE coalesce(backend_type, 'client backend') = 'client backend' AND pid <> pg_backend_pid())
+    FROM pg_roles, pg_database, (
+        SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+            - coalesce(current_setting('reserved_connections', true)::int, 0)) AS server(room)
+    WHERE rolname = current_user AND datname = current_database()
+""")
+_TIME_LIMITS: Final = text("""
+    SELECT quote_ident(current_user), current_setting('statement_timeout'),
+        current_setting('idle_in_transaction_session_timeout')
+""")
+
+
+async def warn_of_limits(engine: AsyncEngine, options: EngineOptions, logger: Any = None) -> None:
+    """Log a line if the pool does not fit into the server, or, behind a pooler, if the role has no time limits.
+
+    Parameters
+    ----------
+    engine
+        Engine to take the connection from.
+    options
+        Options of that engine.
+    logger
+        Receives the warning.
+    """
+    logger = logger or structlog.get_logger(__name__)
+    behind_pooler = options.pooler != "none"
+    with suppress(DBAPIError, DatabaseUnavailable):  # a server that cannot say is no reason not to start
+        async with engine.connect() as connection:
+            found = (await connection.execute(_TIME_LIMITS if behind_pooler else _CONNECTIONS)).one_or_none()
+        if found is not None and (warning := (_time_limits if behind_pooler else _connections)(options, *found)):
+            logger.warning(warning)
+
+
+def _connections(options: EngineOptions, room: int, own_room: int, in_use: int) -> str | None:
+    wanted = options.pool_size + options.max_overflow + 1  # one for readiness
+    mend = "lower DATABASE_POOL_SIZE or DATABASE_MAX_OVERFLOW, or raise the server's limit"
+    if wanted > own_room:
+        return (
+            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, and there is room for {own_room}: {mend}"
+        )
+    if wanted + in_use > room:
+        return (
+            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, there is room for {room}, "
+            f"and {in_use} are in use: {mend}"
+        )
+    return None
+
+
+def _time_limits(options: EngineOptions, role: str, statement: str, idle: str) -> str | None:
+    wanted = {
+        "statement_timeout": (statement, f"{options.statement_timeout:.10g}s"),
+        "idle_in_transaction_session_timeout": (idle, IDLE_IN_TRANSACTION),
+    }
+    missing = {name: limit for name, (current, limit) in wanted.items() if current == "0"}
+    if not missing or not options.statement_timeout:
+        return None
+    commands = "; ".join(f"ALTER ROLE {role} SET {name} = '{limit}'" for name, limit in missing.items())
+    return f"DATABASE_POOLER: PgBouncer takes no time limits from us, and the role has none: run `{commands}`"
