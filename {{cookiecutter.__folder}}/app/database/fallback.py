@@ -103,10 +103,10 @@ class Server:
             self.is_away = True
             self._watch = asyncio.create_task(self._wait_until_back())
 
-    def _was_opened(self, connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+    def _was_opened(self, _: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
         self._entries.add(entry)
 
-    def _was_used(self, connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+    def _was_used(self, connection: DBAPIConnection | None, _: ConnectionPoolEntry) -> None:
         # A session has had an answer before the ping. Who has just written must not read from a replica.
         if connection is not None:
             self._end_watch()
