@@ -16,17 +16,17 @@ PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
 @contextmanager
 def pooled(url: str) -> Iterator[str]:
-    """Give the URL of a server's database by way of a PgBouncer with few connections to the server."""
+    """Yield the URL of a database behind a PgBouncer that has few connections to the server."""
     target, port = urlsplit(url), free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)  # ours, and just made: PgBouncer refuses to be root
+        folder.chmod(0o755)  # PgBouncer refuses to run as root
         (folder / "users").write_text(f'"{target.username}" "{target.password}"\n')
         (folder / "ini").write_text(
             f"[databases]\n* = host=127.0.0.1 port={target.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
             f"listen_port = {port}\nauth_type = trust\nauth_file = {folder}/users\npool_mode = transaction\n"
             "default_pool_size = 4\nmax_client_conn = 200\nunix_socket_dir =\n"
-            # A database that is to be copied must have no connections: PostgreSQL waits five seconds for that.
+            # PostgreSQL copies a database only if it has no connections, and waits five seconds for that.
             "server_idle_timeout = 1\n"
         )
         command = [str(PGBOUNCER), "-q", str(folder / "ini")]

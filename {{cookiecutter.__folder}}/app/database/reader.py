@@ -89,7 +89,7 @@ class Reader:
         statement: Select[*Ts],
         parameters: dict[str, Any],
         *,
-        single: bool = False,  # noqa: ARG002  # for `app.database.fallback`
+        single: bool = False,  # for `app.database.fallback`
     ) -> Sequence[Row[*Ts]]:
         """Return all rows: what `all`, `one_or_none` and `scalar` have in common.
 

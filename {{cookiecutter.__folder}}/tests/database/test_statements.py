@@ -78,10 +78,10 @@ class Reversed(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002, D102  # SQLAlchemy's
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: D102  # SQLAlchemy's
         return value and value[::-1]
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002, D102  # the same
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:  # noqa: D102  # the same
         return value and f"<{value}>"
 
 
