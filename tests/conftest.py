@@ -5,14 +5,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from commands import TEMPLATE, environment, free_port, run
+from commands import TEMPLATE, environment, run
 from cookiecutter.main import cookiecutter
+from pgbouncer import pooled
 from services import program
 
 Bake = Callable[..., Path]
@@ -73,23 +72,8 @@ def database(project: Path) -> str:
 @pytest.fixture
 def pooler(database: str) -> Iterator[str]:
     """URL of the database behind a PgBouncer in transaction mode, with few connections to the server."""
-    pgbouncer = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if pgbouncer is None and "CI" not in os.environ:
-        pytest.skip("PgBouncer is not installed; CI installs it")
-    target, port = urlsplit(database), free_port()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PgBouncer refuses to run as root
-        (folder / "users").write_text(f'"{target.username}" "{target.password}"\n')
-        (folder / "ini").write_text(
-            f"[databases]\n* = host=127.0.0.1 port={target.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-            f"listen_port = {port}\nauth_type = trust\nauth_file = {folder}/users\npool_mode = transaction\n"
-            "default_pool_size = 4\nmax_client_conn = 200\nunix_socket_dir =\n"
-        )
-        command = [str(pgbouncer), "-q", str(folder / "ini")]
-        with subprocess.Popen(command, user="nobody" if os.geteuid() == 0 else None) as process:
-            yield f"postgresql://{target.username}@127.0.0.1:{port}{target.path}"
-            process.terminate()
+    with pooled(database) as url:
+        yield url
 
 
 @pytest.fixture
