@@ -14,7 +14,7 @@ from commands import free_port
 
 
 @contextmanager
-def pooled(url: str) -> Iterator[str]:
+def pooled(url: str, *, clients: int = 200) -> Iterator[str]:
     """Give the URL of a server's database by way of a PgBouncer with few connections to the server."""
     pgbouncer = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if pgbouncer is None and "CI" not in os.environ:
@@ -29,7 +29,7 @@ def pooled(url: str) -> Iterator[str]:
             f"listen_port = {port}\nauth_type = scram-sha-256\nauth_file = {folder}/users\n"
             # Roles that a test makes are looked up on the server.
             f"auth_user = {target.username}\npool_mode = transaction\n"
-            "default_pool_size = 4\nmax_client_conn = 200\nunix_socket_dir =\n"
+            f"default_pool_size = 4\nmax_client_conn = {clients}\nunix_socket_dir =\n"
             # A database that is to be copied must have no connections: PostgreSQL waits five seconds for that.
             "server_idle_timeout = 1\n"
         )
