@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import TEMPLATE, environment, run
 from cookiecutter.main import cookiecutter
-from pgbouncer import PGBOUNCER, pooled
+from pgbouncer import pooled
 from services import program
 
 Bake = Callable[..., Path]
@@ -72,8 +72,6 @@ def database(project: Path) -> str:
 @pytest.fixture
 def pooler(database: str) -> Iterator[str]:
     """URL of the database behind a PgBouncer in transaction mode, with few connections to the server."""
-    if PGBOUNCER is None and "CI" not in os.environ:
-        pytest.skip("PgBouncer is not installed; CI installs it")
     with pooled(database) as url:
         yield url
 

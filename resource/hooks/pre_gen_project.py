@@ -14,7 +14,8 @@ PROJECT = Path.cwd().parent  # cookiecutter runs this in the folder that it has 
 RESERVED = {
     # Names that the generated files import: a class of the same name would hide them.
     *("APIRouter", "AfterValidator", "Annotated", "Any", "AsyncSession", "Base", "BaseModel", "ConfigDict", "Cursor"),
-    *("DateTime", "DbReader", "DbSession", "Field", "Final", "Limit", "Mapped", "Name", "NotFound", "Query", "Reader"),
+    *("DateTime", "DbFallbackReader", "DbReplicaReader", "DbSession", "Field", "Final", "Limit", "Mapped", "Name"),
+    *("NotFound", "Query", "Reader"),
     *("Request", "Response", "ReturningUpdate", "Row", "Sequence", "StringConstraints", "Text", "TypedDict", "UUID"),
     # Tables that the project and its tests have already.
     *("IdempotencyKey", "Thing"),

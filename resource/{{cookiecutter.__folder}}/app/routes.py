@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from app.database.retry import run_transaction
-from app.dependencies import DbReader, DbSession
+from app.dependencies import DbFallbackReader, DbReplicaReader, DbSession
 from app.idempotency.dependencies import once
 from app.pages import Cursor, Limit, make_cursor
 from app.problems import problem_responses
@@ -26,7 +26,7 @@ _BODY_ERRORS: Final = problem_responses(400, 409, 413, 422)
 
 
 @router.get("/{ {{- cookiecutter.singular }}_id}", responses=problem_responses(404, 422))
-async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, reader: DbReader) -> {{ cookiecutter.__class }}Out:
+async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, reader: DbFallbackReader) -> {{ cookiecutter.__class }}Out:
     """Get {{ cookiecutter.__one }}."""
     return {{ cookiecutter.__class }}Out(*await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id))
 
@@ -44,7 +44,7 @@ async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }},
     "", responses=_with_header(200, "Link", 'Address of the next page, as rel="next".') | problem_responses(422)
 )
 async def list_{{ cookiecutter.plural }}(
-    reader: DbReader,
+    reader: DbReplicaReader,
     request: Request,
     response: Response,
     limit: Annotated[Limit, Query()] = 50,

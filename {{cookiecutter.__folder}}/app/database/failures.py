@@ -57,9 +57,8 @@ _NOT_REPLICATED_YET = {
     "42P01",  # undefined_table
     "42703",  # undefined_column
 }
-_NEVER = {
-    "08P01",  # protocol_violation: a pooler that rejects a start-up parameter always does
-}
+_PROTOCOL_VIOLATION = "08P01"
+"""What PgBouncer answers by itself: a start-up parameter or a user that it rejects, too many clients."""
 
 
 class DatabaseUnavailable(Exception):
@@ -96,18 +95,20 @@ def is_unavailable(error: BaseException) -> bool:
     if not isinstance(error, DBAPIError):
         return False
     state = sqlstate(error) or ""
-    if state in _NEVER:
+    if state == _PROTOCOL_VIOLATION:
         return False
     known = state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES or has_outdated_plan(error)
     return known or error.connection_invalidated
 
 
 def is_refused(error: BaseException) -> bool:
-    """Tell whether the server rejected the login: no such role or database, or a wrong password.
+    """Tell whether the server or a pooler rejected the login: no such role or database, or a wrong password.
 
-    At start-up that is permanent. Later it means that the database was dropped or the password changed.
+    At start-up that is permanent. Later it means that the database was dropped, the password changed, or a pooler has
+    too many clients.
     """
-    return (sqlstate(error) or "")[:2] in _LOGIN_CLASSES
+    state = sqlstate(error) or ""
+    return state[:2] in _LOGIN_CLASSES or state == _PROTOCOL_VIOLATION
 
 
 def another_may_answer(error: BaseException) -> bool:

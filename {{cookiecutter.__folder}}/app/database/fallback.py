@@ -114,7 +114,7 @@ class Server:
     async def _wait_until_back(self) -> None:
         while True:
             try:
-                await self._current_ping()
+                await asyncio.shield(self._current_ping())  # a read may wait for it, too
             except Exception as error:  # noqa: BLE001  # whatever it is, the server does not answer
                 if not self._reported:
                     self._reported = True

@@ -26,7 +26,7 @@ _MEND = {
     "28": "check the user and the password: DATABASE_URL, DATABASE_PASSWORD",
     "3D": "create the database, or name another in DATABASE_URL",
     "42": "check the privileges of the user, and the parameters of DATABASE_URL",
-    "08": "behind PgBouncer set DATABASE_POOLER=pgbouncer; otherwise check the parameters of DATABASE_URL",
+    "08": "behind PgBouncer set DATABASE_POOLER=pgbouncer, and check DATABASE_URL and DATABASE_PASSWORD",
 }
 
 

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import select, text
@@ -184,5 +185,8 @@ async def test_behind_pgbouncer_nothing_is_prepared_and_no_time_limit_is_sent(da
         for _ in range(2):
             await connection.execute(select(Thing.name))
         assert await connection.scalar(text("SELECT count(*) FROM pg_prepared_statements")) == 0
-        assert await connection.scalar(text("SHOW statement_timeout")) == "0"
+        found = await connection.scalar(text("SHOW statement_timeout"))
     await engine.dispose()
+    bare = await asyncpg.connect(database_url)
+    assert found == await bare.fetchval("SHOW statement_timeout")  # the role's
+    await bare.close()

@@ -16,7 +16,7 @@ LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout")
 async def warnings(engine: AsyncEngine, **options: object) -> list[str]:
     """Return what is said of an engine with these options."""
     listener = Listener()
-    await warn_of_limits(engine, EngineOptions(**options), listener)  # type: ignore[arg-type]
+    await warn_of_limits(engine, EngineOptions(**{"pooler": "none", **options}), listener)  # type: ignore[arg-type]
     return listener.lines
 
 

@@ -1,0 +1,119 @@
+"""The generated project's own suite through a real PgBouncer in transaction mode, and what start-up says of one."""
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import httpx2
+import pytest
+from commands import environment, free_port, run, serving
+from pgbouncer import pooled
+from services import failing_start, program, service
+from sql import execute
+
+pytestmark = pytest.mark.slow
+
+DIRECT = {
+    "a_slow_statement_is_cut_by_the_server": "sets a time limit when the connection starts",
+    "a_statement_that_takes_too_long_is_not_run_again_elsewhere": "the same",
+    "a_server_that_has_become_read_only_is_left": "sets default_transaction_read_only when the connection starts",
+    "what_the_url_says_of_the_session_wins": "sends `options` when the connection starts",
+    "a_connection_that_the_server_closed_is_replaced_unseen": "ends the server's process; PgBouncer keeps the client",
+    "who_has_written_reads_from_the_primary_again": "the same, and PgBouncer waits 15 s after a failed login",
+    "initialize_twice_leaks_no_connection": "counts the connections of the server, which are PgBouncer's",
+    "a_role_without_time_limits_is_named": "changes the role, and PgBouncer keeps connections from before",
+    "a_database_that_does_not_exist_is_not_waited_for": "PgBouncer answers in place of the server, always with 08P01",
+    "a_server_with_no_room_is_waited_for": "the same",
+    "a_column_that_a_migration_changes_under_a_running_service": "needs prepared statements, and there are none",
+    "after_a_changed_column_one_transaction_fails": "the same",
+}
+"""Tests of what a pooler does not let through, with the reason."""
+
+LIMITS = ("statement_timeout = '30s'", "idle_in_transaction_session_timeout = '60s'")
+
+
+@pytest.fixture(scope="module")
+def project_behind_pooler(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project whose default for DATABASE_POOLER is PgBouncer: its tests make engines in many ways."""
+    copy = tmp_path_factory.mktemp("pooled") / "project"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns(".venv", ".postgres", ".env", "__pycache__"))
+    (copy / ".venv").symlink_to(project / ".venv")
+    options = copy / "app" / "database" / "options.py"
+    default = 'pooler: Literal["none", "pgbouncer"] = '
+    assert f'{default}"none"' in options.read_text()
+    options.write_text(options.read_text().replace(f'{default}"none"', f'{default}"pgbouncer"'))
+    return copy
+
+
+@pytest.fixture
+def server(project: Path) -> Iterator[str]:
+    """URL of a server of the test's own, whose role has the time limits that the README asks for."""
+    script = (
+        "import sys\nfrom dev.cluster import temporary_cluster\nwith temporary_cluster() as cluster:\n"
+        "    print(cluster.url(), flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [program(project, "python"), "-c", script]
+    with subprocess.Popen(
+        command, cwd=project, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        execute(url, *(f"ALTER ROLE postgres SET {limit}" for limit in LIMITS))
+        yield url
+        process.communicate("")
+
+
+def test_the_suite_of_the_project_passes_behind_pgbouncer(project_behind_pooler: Path, server: str) -> None:
+    """But for the tests of what a pooler does not let through, and no name on that list is out of date."""
+    pytest_of_project = program(project_behind_pooler, "pytest")
+    found = run(pytest_of_project, "--collect-only", "-q", "-n", "0", cwd=project_behind_pooler).stdout
+    assert [name for name in DIRECT if name not in found] == []
+    with pooled(server) as url:
+        ended = run(
+            pytest_of_project,
+            "-q",
+            "-k",
+            f"not ({' or '.join(DIRECT)})",
+            cwd=project_behind_pooler,
+            timeout=600,
+            check=False,
+            TEST_DATABASE_URL=url,
+        )
+    assert ended.returncode == 0, ended.stdout[-6000:]
+
+
+def test_a_role_without_time_limits_behind_a_pooler_is_a_line_with_the_commands(
+    project: Path, migrated: str, pooler: str
+) -> None:
+    """Without the setting the start ends, and says what to set."""
+    refused = failing_start(project, pooler, workers=1).stderr
+    assert "set DATABASE_POOLER=pgbouncer" in refused
+    port = free_port()
+    command = [program(project, "uvicorn"), "app.main:app", "--port", str(port)]
+    with serving(command, cwd=project, port=port, DATABASE_URL=pooler, DATABASE_POOLER="pgbouncer") as process:
+        pass
+    (line,) = [line for line in process.output.splitlines() if "DATABASE_POOLER" in line]
+    assert all(f"ALTER ROLE postgres SET {limit}" in line for limit in LIMITS)
+
+
+def test_a_pooler_with_too_many_clients_is_a_503(project: Path, migrated: str) -> None:
+    """The clients wait for a lock, each on a connection of the service, and the pooler takes three."""
+    held, release = threading.Event(), threading.Event()
+    lock = ("BEGIN", "LOCK TABLE users")
+    holder = threading.Thread(target=execute, args=(migrated, *lock), kwargs={"held": held, "release": release})
+    with (
+        pooled(migrated, clients=3) as url,
+        service(project, url, DATABASE_POOLER="pgbouncer") as (address, _),
+        ThreadPoolExecutor(8) as pool,
+    ):
+        holder.start()
+        assert held.wait(30)
+        answers = [pool.submit(httpx2.get, f"{address}/users", timeout=60) for _ in range(8)]
+        first = next(as_completed(answers)).result()
+        release.set()
+        holder.join()
+        assert (first.status_code, first.headers["Retry-After"]) == (503, "1")
+        assert {answer.result().status_code for answer in answers} == {200, 503}
