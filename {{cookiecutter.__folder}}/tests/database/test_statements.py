@@ -33,6 +33,7 @@ from sqlalchemy import (
     Uuid,
     bindparam,
     cast,
+    event,
     func,
     insert,
     literal,
@@ -398,3 +399,18 @@ async def test_a_statement_that_the_program_has_dropped_is_forgotten(engine: Asy
     del statement
     gc.collect()
     assert len(statements) == 0
+
+
+async def test_from_the_second_run_on_a_statement_passes_sqlalchemys_engine_by(
+    engine: AsyncEngine, session: AsyncSession
+) -> None:
+    seen: list[object] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *arguments: seen.append(arguments))
+    reader = Reader(engine)
+    statement = select(bindparam("n", type_=Integer))
+    for number in range(3):
+        assert await fetch(session, statement, n=number) == [(number,)]
+    assert len(seen) == 1
+    for number in range(3):
+        assert await reader.all(statement, n=number) == [(number,)]
+    assert len(seen) == 2
