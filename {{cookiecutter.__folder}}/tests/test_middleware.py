@@ -32,6 +32,7 @@ async def test_every_response_carries_the_clients_request_id(
         assert response.json()["request_id"] == "Client-1.a_b"
         assert response.json()["status"] == response.status_code
         assert response.json()["instance"] == path.split("?", maxsplit=1)[0]
+        assert ("errors" in response.json()) is (response.status_code == 422)
 
 
 @pytest.mark.parametrize("given", ["", "two words", "x" * 129, "a;b", "é"])
