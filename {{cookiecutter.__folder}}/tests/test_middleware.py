@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
+import structlog
 from fastapi import FastAPI, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
@@ -31,6 +32,7 @@ async def test_every_response_carries_the_clients_request_id(
         assert response.json()["request_id"] == "Client-1.a_b"
         assert response.json()["status"] == response.status_code
         assert response.json()["instance"] == path.split("?", maxsplit=1)[0]
+        assert ("errors" in response.json()) is (response.status_code == 422)
 
 
 @pytest.mark.parametrize("given", ["", "two words", "x" * 129, "a;b", "é"])
@@ -95,6 +97,36 @@ async def test_a_body_over_the_limit_is_413(client: httpx2.AsyncClient, chunked:
     response = await client.post("/things", content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == 413
     assert response.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(("megabytes", "read"), [(11, 11), (1_000_000, 17)])
+async def test_a_body_over_the_limit_is_read_to_its_end_but_not_for_ever(
+    client: httpx2.AsyncClient, megabytes: int, read: int
+) -> None:
+    """Most clients send the whole body before they read the answer."""
+    sent: list[int] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for number in range(megabytes):
+            sent.append(number)
+            yield b" " * 1_000_000
+
+    response = await client.post("/things", content=body(), headers={"Content-Type": "application/json"})
+    assert (response.status_code, len(sent)) == (413, read)
+
+
+async def test_what_a_request_adds_to_its_log_lines_is_not_in_those_of_the_next(
+    log: io.StringIO, app: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    @app.get("/bind")
+    async def bind() -> None:
+        structlog.contextvars.bind_contextvars(customer="ada")
+
+    await client.get("/bind")
+    await client.get("/health/live")
+    first, second = [line for line in map(json.loads, log.getvalue().splitlines()) if line["event"] == "request"]
+    assert first["customer"] == "ada"
+    assert "customer" not in second
 
 
 @pytest.mark.parametrize(

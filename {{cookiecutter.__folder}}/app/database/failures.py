@@ -31,6 +31,7 @@ READ_ONLY: Final = "25006"
 _QUERY_CANCELED: Final = "57014"
 """A statement_timeout: the statement would take as long elsewhere."""
 
+# Not here: what ends a connection, such as 25P03 (idle_in_transaction_session_timeout), arrives as a lost connection.
 _TRY_LATER = {
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
@@ -38,9 +39,6 @@ _TRY_LATER = {
     _QUERY_CANCELED,
     "57P01",  # admin_shutdown
     "57P02",  # crash_shutdown
-    CANNOT_CONNECT_NOW,
-    "57P05",  # idle_session_timeout
-    "25P03",  # idle_in_transaction_session_timeout
     READ_ONLY,
 }
 _CONFLICTS = {"40001", "40P01"}

@@ -173,6 +173,25 @@ async def test_a_connection_lost_after_a_recovered_savepoint_is_an_absent_databa
     await engine.dispose()
 
 
+@pytest.mark.parametrize("limit", ["idle_in_transaction_session_timeout", "transaction_timeout"])
+async def test_a_transaction_that_the_server_ended_is_an_absent_database(
+    database_url: str, session: AsyncSession, limit: str
+) -> None:
+    if not await session.scalar(text("SELECT count(*) FROM pg_settings WHERE name = :name"), {"name": limit}):
+        pytest.skip("transaction_timeout came with PostgreSQL 17")
+    engine = create_database_engine(database_url)
+    async with engine.connect() as connection:
+        await connection.execute(text(f"SET LOCAL {limit} = '10ms'"))
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        while not driver.is_closed():  # noqa: ASYNC110  # the event loop has yet to read the end of the connection
+            await asyncio.sleep(0)
+        with pytest.raises(DBAPIError) as raised:
+            await connection.execute(text("SELECT 1"))
+        assert is_unavailable(raised.value)
+    await engine.dispose()
+
+
 async def test_a_server_without_tls_is_not_waited_for_where_tls_is_required(database_url: str) -> None:
     engine = create_database_engine(f"{database_url}?sslmode=require")
     with pytest.raises(ConnectionError, match="rejected SSL upgrade"):

@@ -33,6 +33,7 @@ from sqlalchemy import (
     Uuid,
     bindparam,
     cast,
+    event,
     func,
     insert,
     literal,
@@ -398,3 +399,39 @@ async def test_a_statement_that_the_program_has_dropped_is_forgotten(engine: Asy
     del statement
     gc.collect()
     assert len(statements) == 0
+
+
+async def test_from_the_second_run_on_a_statement_passes_sqlalchemys_engine_by(
+    engine: AsyncEngine, session: AsyncSession
+) -> None:
+    seen: list[object] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *arguments: seen.append(arguments))
+    reader = Reader(engine)
+    statement = select(bindparam("n", type_=Integer))
+    for number in range(3):
+        assert await fetch(session, statement, n=number) == [(number,)]
+    assert len(seen) == 1
+    for number in range(3):
+        assert await reader.all(statement, n=number) == [(number,)]
+    assert len(seen) == 2
+
+
+async def test_a_fetch_that_is_given_up_costs_its_connection_as_a_statement_of_sqlalchemy_does(
+    database_url: str, session: AsyncSession
+) -> None:
+    engine = create_database_engine(database_url, pool_size=1)
+    whoami, nap = select(func.pg_backend_pid()), select(func.pg_sleep(bindparam("seconds", type_=Float)))
+    asleep = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid AND wait_event = 'PgSleep'")
+    async with AsyncSession(engine) as own:
+        for _ in range(2):
+            await fetch(own, nap, seconds=0)
+        ((pid,),) = await fetch(own, whoami)
+        task = asyncio.create_task(fetch(own, nap, seconds=60))
+        while not await session.scalar(asleep, {"pid": pid}):
+            await session.rollback()  # statistics are a snapshot for each transaction
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    async with AsyncSession(engine) as own:
+        assert await fetch(own, whoami) != [(pid,)]
+    await engine.dispose()

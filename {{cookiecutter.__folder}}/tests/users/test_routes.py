@@ -40,6 +40,19 @@ async def test_an_email_is_taken_in_any_letter_case(client: httpx2.AsyncClient) 
     assert response.headers["Content-Type"] == "application/problem+json"
 
 
+async def test_an_email_is_taken_in_either_spelling_of_an_accent(client: httpx2.AsyncClient) -> None:
+    await create(client, "e\N{COMBINING ACUTE ACCENT}@example.com")
+    response = await client.post(
+        "/users", json={"email": "\N{LATIN SMALL LETTER E WITH ACUTE}@example.com", "name": "B"}
+    )
+    assert response.status_code == 409
+
+
+async def test_the_openapi_document_says_what_an_email_is(client: httpx2.AsyncClient) -> None:
+    email = (await client.get("/openapi.json")).json()["components"]["schemas"]["NewUser"]["properties"]["email"]
+    assert (email["format"], email["maxLength"]) == ("email", 254)
+
+
 async def test_of_many_that_want_an_email_at_once_one_gets_it(client: httpx2.AsyncClient) -> None:
     answers = await asyncio.gather(
         *(client.post("/users", json={"email": "ada@example.com", "name": str(number)}) for number in range(30))
