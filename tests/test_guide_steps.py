@@ -217,10 +217,9 @@ def _jobs_are_done_behind_a_pooler(project: Path, pooler: str) -> None:
     run(program(project, "python"), "-c", _ADD_A_JOB, cwd=project, **env)
     command = [program(project, "python"), "-m", "app.scripts.worker"]
     with subprocess.Popen(command, cwd=project, env=environment(**env), stderr=subprocess.PIPE, text=True) as worker:
-        lines = [worker.stderr.readline() for _ in range(2)]
+        assert any("job done" in line for line in worker.stderr)
         worker.terminate()
         assert worker.wait(60) == 0
-    assert ["job begun" in lines[0], "job done" in lines[1]] == [True, True], lines
 
 
 _LINK = re.compile(r"""(?:\]\(|(?:href|src)=")([^)"\s]+)""")
