@@ -30,7 +30,8 @@ def environment() -> dict[str, str]:
 
 def headers(*scopes: str, **claims: Any) -> dict[str, str]:
     """Return the headers of a caller with these scopes; with none, with each that any route asks for."""
-    return {"Authorization": f"Bearer {issuer().token(scope=' '.join(scopes or _all_scopes()), **claims)}"}
+    token = issuer().token(**{"scope": " ".join(scopes or _all_scopes()), **claims})
+    return {"Authorization": f"Bearer {token}"}
 
 
 @cache

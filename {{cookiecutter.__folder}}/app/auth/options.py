@@ -20,8 +20,8 @@ def is_trusted_url(url: str) -> bool:
         parts.port  # noqa: B018  # raises for a port that is none
     except ValueError:
         return False
-    local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
-    return bool(parts.hostname) and (parts.scheme == "https" or local) and "@" not in parts.netloc
+    local = parts.scheme == "http" and re.fullmatch(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", parts.netloc)
+    return bool(local or (parts.scheme == "https" and parts.hostname and "@" not in parts.netloc))
 
 
 def _issuer(value: str) -> str:

@@ -49,13 +49,15 @@ class TokenVerifier:
     ----------
     options
         Issuer, audience, algorithms and leeway.
+    keys
+        Keys of the issuer; None: with the usual limits.
     """
 
-    def __init__(self, options: AuthOptions) -> None:
+    def __init__(self, options: AuthOptions, keys: Keys | None = None) -> None:
         self._options = options
         self._verified: dict[bytes, AccessToken] = {}
         self._generation = 0
-        self.keys = Keys(options.issuer, options.algorithms)
+        self.keys = keys or Keys(options.issuer, options.algorithms)
 
     async def verify(self, token: str) -> AccessToken:
         """Verify a token, or remember that it was verified.
