@@ -86,6 +86,13 @@ async def test_a_handler_is_told_who_calls(app: FastAPI, client: httpx2.AsyncCli
     assert (await client.get("/me", headers=NOBODY)).status_code == 401
 
 
+async def test_callers_do_not_meet_in_equal_idempotency_keys(client: httpx2.AsyncClient, caller: Headers) -> None:
+    key = {"Idempotency-Key": "1"}
+    first = await client.post("/users", json=ADA, headers=caller(sub="ada") | key)
+    assert (await client.post("/users", json=ADA, headers=caller(sub="ada") | key)).json() == first.json()
+    assert (await client.post("/users", json=ADA, headers=caller(sub="bob") | key)).status_code == 409
+
+
 async def test_probes_and_the_documentation_are_open(client: httpx2.AsyncClient) -> None:
     for path in ("/health/live", "/health/ready", "/openapi.json", "/docs"):
         assert (await client.get(path, headers=NOBODY)).status_code == 200
