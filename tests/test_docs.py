@@ -79,7 +79,7 @@ class Page:
         """Return whom the browser has asked for anything."""
         events = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
         urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        return {url.split("/")[2] for url in urls if not url.startswith("data:")}
+        return {url.split("/")[2] for url in urls if url.startswith("http")}
 
 
 def create_and_read(page: Page) -> None:
