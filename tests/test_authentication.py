@@ -78,7 +78,8 @@ def test_a_provider_of_the_users_own_is_used_and_none_is_started(fresh: Path) ->
 def test_a_run_that_is_killed_leaves_no_issuer_behind(fresh: Path) -> None:
     port = free_port()
     with serving(["make", "run", f"PORT={port}"], cwd=fresh, port=port) as process:
-        assert any("dev.issuer" in line for line in processes_of(fresh))
+        running = processes_of(fresh)
+        assert [line for line in running if "dev.issuer serve" in line], running
         subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=True)
         process.wait(60)
         while processes_of(fresh):

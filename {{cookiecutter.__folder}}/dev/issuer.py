@@ -174,10 +174,11 @@ def token(scope: str, subject: str) -> None:
 
 
 @main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--keep", is_flag=True, help="Outlive standard input.")
-def serve(*, keep: bool) -> None:
-    """Serve until standard input ends. Of several at once one serves, and another one takes over when that ends."""
-    with (_FOLDER / "kept").open("a+") as kept, (_FOLDER / "lock").open("w") as lock:
+def serve(folder: Path, *, keep: bool) -> None:
+    """Serve until standard input ends. Of several in FOLDER one serves, and another one takes over when that ends."""
+    with (folder / "kept").open("a+") as kept, (folder / "lock").open("w") as lock:
         if keep:
             fcntl.flock(kept, fcntl.LOCK_EX)
             kept.truncate(0)
@@ -190,7 +191,7 @@ def serve(*, keep: bool) -> None:
         except BlockingIOError:
             print("ready", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        issuer = _issuer_on_our_port()
+        issuer = _issuer_on_port_of(folder)
         print("ready", flush=True)
         issuer.serve()
 
@@ -200,8 +201,8 @@ def _end_with_input() -> None:
     os._exit(0)
 
 
-def _issuer_on_our_port() -> Issuer:
-    port = _FOLDER / "port"
+def _issuer_on_port_of(folder: Path) -> Issuer:
+    port = folder / "port"
     try:
         return Issuer(port=int(port.read_text()))
     except OSError:  # it has none yet, or somebody else has taken it
@@ -212,13 +213,13 @@ def _issuer_on_our_port() -> Issuer:
 
 def _start(*options: str, stdin: int) -> None:
     _FOLDER.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "dev.issuer", "serve", *options]
+    command = [sys.executable, "-m", "dev.issuer", "serve", str(_FOLDER), *options]
     process = subprocess.Popen(
         command, cwd=_PROJECT, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
     assert process.stdout is not None
     if process.stdout.readline() != b"ready\n":
-        sys.exit("the development issuer does not start; `python -m dev.issuer serve` says why")
+        sys.exit("the development issuer does not start; `python -m dev.issuer serve .issuer` says why")
 
 
 def _kept() -> int | None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
+from app.auth.dependencies import Caller
 from app.auth.keys import Keys, KeysUnavailable
 from app.auth.options import AuthOptions
 from app.auth.tokens import InvalidToken, TokenVerifier
@@ -101,11 +103,21 @@ class TestWithoutAProvider:
         auth = AuthOptions(issuer="http://127.0.0.1:1", audience="tests")
         return settings.model_copy(update={"auth": auth})
 
+    @pytest.fixture
+    def app(self, app: FastAPI) -> FastAPI:
+        """The service, with a route that asks who calls."""
+
+        @app.get("/me")
+        async def me(who: Caller) -> str:
+            return who.subject
+
+        return app
+
     async def test_it_serves_what_is_open_and_answers_503_to_tokens(self, client: httpx2.AsyncClient) -> None:
         """A 401 would be a lie: nobody has looked at the token."""
         assert (await client.get("/health/ready")).status_code == 200
-        assert (await client.get("/users", headers={"Authorization": ""})).status_code == 401
-        response = await client.get("/users")
+        assert (await client.get("/me", headers={"Authorization": ""})).status_code == 401
+        response = await client.get("/me")
         assert response.status_code == 503
         assert 0 < int(response.headers["Retry-After"]) <= 5
         assert "WWW-Authenticate" not in response.headers
