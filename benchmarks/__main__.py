@@ -12,6 +12,7 @@ from benchmarks.layers import ROUTES, compare
 from benchmarks.load import APPS
 from benchmarks.project import baked_project
 from benchmarks.report import CHART, PAGE, details, draw, machine, markdown, remember, summary, write
+from benchmarks.tokens import TOKEN_STEPS, access_tokens
 
 GROWTH_STEPS, COLD_STEPS = 5 + 2 + 4 + 3, 3
 
@@ -24,7 +25,7 @@ def main(quick: bool) -> None:
         if not shutil.which(program):
             sys.exit(f"{program} is not installed; on Debian: apt-get install {package}")
     rounds, seconds, users = (1, 2, 20_000) if quick else (5, 4, 100_000)
-    steps = len(ROUTES) * len(APPS) * (rounds + 1) + (2 if quick else GROWTH_STEPS + COLD_STEPS)
+    steps = (len(ROUTES) * len(APPS) + TOKEN_STEPS) * (rounds + 1) + (2 if quick else GROWTH_STEPS + COLD_STEPS)
     with Progress() as progress:
         task = progress.add_task("installing", total=steps)
 
@@ -39,6 +40,8 @@ def main(quick: bool) -> None:
             progress.update(task, description="growth")
             more = [] if quick else list(growth(project, seconds=seconds, advance=advance))
             note = machine(project)
+        progress.update(task, description="access tokens")
+        tokens = access_tokens(rounds=rounds, seconds=seconds, users=users, advance=advance)
     parts = [
         "# What the layers cost",
         note,
@@ -47,6 +50,7 @@ def main(quick: bool) -> None:
         "and problem details on; the others have none of these. The baseline is Starlette + asyncpg, by hand.",
         f"## Share of the baseline's requests a second\n\n{summary(results)}",
         f"## By route\n\n{details(results, memory)}",
+        f"## Access tokens, ES256 (`GET /users/{{id}}`, with `auth: oidc`)\n\n{markdown(tokens)}",
         f"## Cold start\n\n{markdown(cold)}",
         *(f"## {title}\n\n{markdown(table)}" for title, table in more),
     ]

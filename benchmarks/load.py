@@ -89,7 +89,14 @@ def median(samples: list[Sample]) -> Sample:
 
 
 @contextmanager
-def server(project: Project, app: str = "service", *, cores: str = SERVER_CORE, workers: int = 1) -> Iterator[Server]:
+def server(
+    project: Project,
+    app: str = "service",
+    *,
+    cores: str = SERVER_CORE,
+    workers: int = 1,
+    ready: str = "/users?limit=1",
+) -> Iterator[Server]:
     """Serve one of the applications, its log in a file."""
     port = next(_ports)
     # The others write no access line: they are measured with nothing else on.
@@ -108,7 +115,7 @@ def server(project: Project, app: str = "service", *, cores: str = SERVER_CORE, 
             start_new_session=True,
         )
         try:
-            wait_for(process, f"http://127.0.0.1:{port}/users?limit=1")
+            wait_for(process, f"http://127.0.0.1:{port}{ready}")
             yield Server(process, port)
         finally:
             with suppress(ProcessLookupError):
@@ -136,11 +143,18 @@ def servers(project: Project) -> Iterator[dict[str, Server]]:
 
 
 def measure(  # noqa: PLR0913  # all of them are asked for by name
-    target: Server, path: str, seconds: float, *, connections: int = 16, kind: str = "get", users: int = 0
+    target: Server,
+    path: str,
+    seconds: float,
+    *,
+    connections: int = 16,
+    kind: str = "get",
+    users: int = 0,
+    tokens: str = "",
 ) -> Sample:
     """Load a server for a while with one kind of request of `wrk.lua`."""
     before = target.cpu_seconds()
-    arguments = [kind, f"{os.getpid()}-{next(_runs)}", str(users)]
+    arguments = [kind, f"{os.getpid()}-{next(_runs)}", str(users), tokens]
     command = ["taskset", "--cpu-list", DATABASE_CORE, "wrk", "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{seconds}s", "--timeout", "60s", "--script", str(HERE / "wrk.lua")]
     command += [f"http://127.0.0.1:{target.port}{path}", "--", *arguments]

@@ -68,19 +68,20 @@ def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> N
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{ended.stdout}{ended.stderr}")
 
 
-def bake(folder: Path) -> Path:
-    """Bake the default answers into a folder."""
-    run("cookiecutter", "--no-input", "--output-dir", folder, TEMPLATE, cwd=TEMPLATE)
+def bake(folder: Path, **answers: str) -> Path:
+    """Bake the default answers into a folder, but for those that are given."""
+    given = [f"{name}={answer}" for name, answer in answers.items()]
+    run("cookiecutter", "--no-input", "--output-dir", folder, TEMPLATE, *given, cwd=TEMPLATE)
     return folder / "fastapi-service"
 
 
 @contextmanager
-def baked_project() -> Iterator[Project]:
+def baked_project(**answers: str) -> Iterator[Project]:
     """Make a project, and leave nothing of it."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # where we are root, PostgreSQL is not, and must get through
-        project = Project(bake(folder))
+        project = Project(bake(folder, **answers))
         try:
             yield project
         finally:

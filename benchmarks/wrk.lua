@@ -1,5 +1,5 @@
 -- Sends what its arguments say, and prints what it measured as JSON. Arguments: the kind of request (get, create, patch
--- or delete), a text that no other run has, and how many users there are. Users have the ids that `Project.seed` gives.
+-- or delete), a text that no other run has, how many users there are, and a file with access tokens to send in turn. Users have the ids that `Project.seed` gives.
 local threads = 0
 
 function setup(thread)
@@ -15,6 +15,16 @@ function init(arguments)
   local kind, run, users = arguments[1], arguments[2], tonumber(arguments[3])
   local headers = { ["Content-Type"] = "application/json" }
   local count = 0
+  local tokens = {}
+  if arguments[4] and arguments[4] ~= "" then
+    for line in io.lines(arguments[4]) do
+      tokens[#tokens + 1] = { ["Authorization"] = "Bearer " .. line }
+    end
+    request = function()
+      count = count + 1
+      return wrk.format("GET", nil, tokens[1 + count % #tokens])
+    end
+  end
   if kind == "create" then
     request = function()
       count = count + 1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 CI = "{{ cookiecutter.ci }}"
 DEPLOYMENT = "{{ cookiecutter.deployment }}"
+AUTH = "{{ cookiecutter.auth }}"
 
 # Files and folders that belong to an option, and whether it was chosen.
 OPTIONAL = {
@@ -15,7 +16,14 @@ OPTIONAL = {
     ".dockerignore": DEPLOYMENT != "none",
     "compose.yaml": DEPLOYMENT != "none",
     "deploy": DEPLOYMENT == "kubernetes",
+    "app/auth/keys.py": AUTH == "oidc",
+    "app/auth/tokens.py": AUTH == "oidc",
+    "dev/issuer.py": AUTH == "oidc",
+    "tests/auth": AUTH == "oidc",
 }
+
+# Files that stand in the place of those of the same names, each folder with who wants them.
+INSTEAD = {"auth_none": AUTH == "none"}
 
 for name, wanted in OPTIONAL.items():
     path = Path(name)
@@ -25,6 +33,11 @@ for name, wanted in OPTIONAL.items():
         shutil.rmtree(path)
     else:
         path.unlink()
+
+for name, wanted in INSTEAD.items():
+    if wanted:
+        shutil.copytree(name, ".", dirs_exist_ok=True)
+    shutil.rmtree(name)
 
 print("""
 Created {{ cookiecutter.project_slug }}/. The next commands need Python >= 3.11 and make:

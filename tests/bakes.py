@@ -21,7 +21,8 @@ _ASKED = {
 }
 OPTIONS: dict[str, list[str]] = {name: choices for name, choices in _ASKED.items() if isinstance(choices, list)}
 """The multiple-choice questions, each with its choices."""
-BAREST = {"ci": "none", "deployment": "none", "license": "proprietary", "python_version": "3.11"}
+BAREST = {"ci": "none", "deployment": "none", "license": "proprietary", "python_version": "3.11", "auth": "oidc"}
+"""The fewest files, and all that is ever installed."""
 HARD_TEXTS = {
     "project_name": 'Ünï "code" 🚀 \\n',
     "project_slug": "x" * 50,

@@ -38,6 +38,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A baked and installed project whose routes ask for access tokens."""
+    baked = Path(
+        cookiecutter(
+            str(TEMPLATE),
+            no_input=True,
+            output_dir=str(tmp_path_factory.mktemp("guarded")),
+            extra_context={"auth": "oidc"},
+        )
+    )
+    run("make", "install", cwd=baked, timeout=300)
+    yield baked
+    run("make", "db-stop", cwd=baked)
+
+
+@pytest.fixture(scope="session")
 def uvx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the PATH: its `uvx` runs the installed programs, without a network."""
     folder = tmp_path_factory.mktemp("programs")

@@ -24,7 +24,17 @@ OPTIONAL = {
     ".dockerignore": lambda chosen: chosen["deployment"] != "none",
     "compose.yaml": lambda chosen: chosen["deployment"] != "none",
     "deploy/": lambda chosen: chosen["deployment"] == "kubernetes",
+    "app/auth/keys.py": lambda chosen: chosen["auth"] == "oidc",
+    "app/auth/tokens.py": lambda chosen: chosen["auth"] == "oidc",
+    "dev/issuer.py": lambda chosen: chosen["auth"] == "oidc",
+    "tests/auth/": lambda chosen: chosen["auth"] == "oidc",
+    "auth_none/": lambda chosen: False,
 }
+BY_AUTH = {
+    *("app/auth/__init__.py", "app/auth/dependencies.py", "app/auth/options.py", "tests/callers.py"),
+    *("Makefile", "pyproject.toml"),
+}
+"""Files that are there in any case, and differ with the answer to ``auth``."""
 LICENSES = {
     "MIT": "MIT License",
     "Apache-2.0": "Apache License",
@@ -89,8 +99,11 @@ def test_lint_and_format_hold_unfixed(bakes: Bakes) -> None:
     tool("ruff", "format", "--no-cache", "--check", folder)
 
 
-def test_what_runs_does_not_depend_on_the_options(bakes: Bakes) -> None:
-    """So the few whose tests are run speak for all: but for the licence's name, they read the same bytes."""
+def test_what_runs_depends_on_one_option_alone(bakes: Bakes) -> None:
+    """So the few whose tests are run speak for all: but for the licence's name, they read the same bytes.
+
+    Authentication changes the files that it names, and no other.
+    """
     running = ("app/", "dev/", "migrations/", "tests/", "Makefile", "pyproject.toml")
 
     def read(project: Path) -> dict[str, bytes]:
@@ -100,10 +113,13 @@ def test_what_runs_does_not_depend_on_the_options(bakes: Bakes) -> None:
             if name.startswith(running)
         }
 
-    first = read(bakes[0][1])
-    assert len(first) > 50
+    first = {chosen["auth"]: read(project) for chosen, project in bakes}
     for chosen, project in bakes:
-        assert read(project) == first, chosen
+        assert read(project) == first[chosen["auth"]], chosen
+    without, with_auth = (first[answer] for answer in OPTIONS["auth"])
+    assert len(without) > 50
+    assert {name for name in without if without[name] != with_auth[name]} == BY_AUTH
+    assert not [name for name in with_auth.keys() - without.keys() if not name.startswith(tuple(OPTIONAL))]
 
 
 def test_github_accepts_its_files(bakes: Bakes) -> None:

@@ -1,14 +1,15 @@
 """Settings of the service, read from the environment and ``.env`` by `load_settings`, never at import."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.auth.options import AuthOptions
 from app.database.options import EngineOptions
 from app.database.url import parse_database_url
 
-__all__ = ["Settings", "SettingsError", "load_settings"]
+__all__ = ["ServiceSettings", "Settings", "SettingsError", "load_settings"]
 
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -19,7 +20,10 @@ def _upper(value: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """Each field is an environment variable with the same name in capitals. Times are in seconds."""
+    """Settings of all programs. Each field is an environment variable with the same name in capitals.
+
+    Times are in seconds.
+    """
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -60,10 +64,11 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(cls, *arguments: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Ignore a variable that is called just DATABASE, which would be read as all options at once."""
+        """Ignore a variable that is called just DATABASE or AUTH, which would be read as all options at once."""
+        groups = {"database", "auth"}
         for source in sources.values():
             if isinstance(source, EnvSettingsSource):
-                source.env_vars = {name: value for name, value in source.env_vars.items() if name != "database"}
+                source.env_vars = {name: value for name, value in source.env_vars.items() if name not in groups}
         return super().settings_customise_sources(*arguments, **sources)
 
     @field_validator("database_url", "database_replica_url")
@@ -81,17 +86,34 @@ class Settings(BaseSettings):
         return value
 
 
+class ServiceSettings(Settings):
+    """Settings of the HTTP service: scripts and migrations need none of what it has in addition."""
+
+    auth: AuthOptions = Field(default_factory=dict, validate_default=True)
+    """Options of authentication: AUTH_ and the name of each, if there are any."""
+
+
 class SettingsError(Exception):
     """Settings are missing or invalid: one line for each, with the variable's name and without its value."""
 
     exit_code = 78  # EX_CONFIG of sysexits.h
 
 
-def load_settings(**overrides: Any) -> Settings:
+@overload
+def load_settings(**overrides: Any) -> Settings: ...
+
+
+@overload
+def load_settings(kind: type[ServiceSettings], **overrides: Any) -> ServiceSettings: ...
+
+
+def load_settings(kind: type[Settings] = Settings, **overrides: Any) -> Settings:
     """Read the settings.
 
     Parameters
     ----------
+    kind
+        `Settings`, or `ServiceSettings`.
     overrides
         Values that take precedence over the environment and ``.env``.
 
@@ -101,7 +123,7 @@ def load_settings(**overrides: Any) -> Settings:
         If any is missing or invalid.
     """
     try:
-        return Settings(**overrides)
+        return kind(**overrides)
     except UnicodeDecodeError:
         raise SettingsError(".env: is not UTF-8 text; save it as UTF-8") from None
     except ValidationError as error:
@@ -112,6 +134,7 @@ def load_settings(**overrides: Any) -> Settings:
 def _line(location: tuple[int | str, ...], kind: str, message: str) -> str:
     name = "_".join(map(str, location)).upper() or "settings"
     if kind == "missing":
-        hint = ", or run `make db` for a PostgreSQL of this project's own" if name == "DATABASE_URL" else ""
-        return f"{name}: is not set; set it in the environment or in .env{hint}"
+        return (
+            f"{name}: is not set; set it in the environment or in .env, or run `make db` for one of this project's own"
+        )
     return f"{name}: {message.removeprefix('Value error, ')}"

@@ -105,6 +105,10 @@ def install_problems(app: FastAPI) -> None:
         own = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         models.update(own.pop("$defs"))
         models["Problem"] = own
+        # Who must say who they are can be refused. Each route says that much by its dependencies.
+        for operation in (operation for path in schema["paths"].values() for operation in path.values()):
+            if "security" in operation:
+                operation["responses"] |= problem_responses(401, 403)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from app.config import Settings
+from app.config import ServiceSettings
 from dev.cluster import temporary_cluster
 
 __all__ = [
@@ -23,7 +23,8 @@ __all__ = [
 
 def environment_without_settings() -> dict[str, str]:
     """Return the environment without the service's settings, for programs that must ignore them."""
-    sections = tuple({f"{field.split('_')[0]}_".upper() for field in Settings.model_fields})  # DATABASE_, LOG_
+    # DATABASE_, LOG_, AUTH_
+    sections = tuple({f"{field.split('_')[0]}_".upper() for field in ServiceSettings.model_fields})
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(sections)}
 
 

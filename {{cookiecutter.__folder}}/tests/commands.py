@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from dev.databases import environment_without_settings
+from tests import callers
 
 __all__ = ["PROJECT", "Listener", "database_name", "environment", "newest_revision", "run"]
 
@@ -24,6 +25,7 @@ def environment(database_url: str = "", **env: str) -> dict[str, str]:
         "PYTHONPATH": str(PROJECT),
         "DATABASE_URL": database_url,
         "DATABASE_PROBE_PAUSE": "0",
+        **callers.environment(),
         **env,
     }
 

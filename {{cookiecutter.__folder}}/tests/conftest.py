@@ -7,7 +7,7 @@ test can change the data of a running service.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
 import httpx2
@@ -17,12 +17,12 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from app.config import Settings
+from app.config import ServiceSettings, Settings
 from app.database.engine import create_database_engine
 from app.database.session import create_async_session
 from app.main import create_app
 from dev.databases import environment_without_settings, scratch_database, scratch_server
-from tests import example
+from tests import callers, example
 from tests.commands import run
 
 _SERVER, _TEMPLATE = "TESTS_SERVER", "TESTS_TEMPLATE"
@@ -55,7 +55,8 @@ def anyio_backend() -> str:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ.keys() - environment_without_settings().keys():
         monkeypatch.delenv(name)
-    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    for kind in (Settings, ServiceSettings):
+        monkeypatch.setitem(kind.model_config, "env_file", None)
 
 
 @pytest.fixture(autouse=True)
@@ -110,9 +111,15 @@ async def silent_server() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
+def settings(database_url: str) -> ServiceSettings:
     """Settings for the test's database; all others have their defaults."""
-    return Settings(database_url=SecretStr(database_url), database_probe_pause=0)
+    return ServiceSettings(database_url=SecretStr(database_url), database_probe_pause=0, auth=callers.options())
+
+
+@pytest.fixture
+def caller() -> Callable[..., dict[str, str]]:
+    """Headers of a caller: ``caller("users:read", sub="ada")``; without scopes, of one who may do everything."""
+    return callers.headers
 
 
 @pytest.fixture
@@ -132,7 +139,7 @@ async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
 
 
 @pytest.fixture
-def app(settings: Settings) -> FastAPI:
+def app(settings: ServiceSettings) -> FastAPI:
     """The service, on the test's database, with the routes of `tests.example`. A test may add more."""
     app = create_app(settings)
     app.include_router(example.router)
@@ -140,10 +147,11 @@ def app(settings: Settings) -> FastAPI:
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client of the running service."""
+async def client(app: FastAPI, caller: Callable[..., dict[str, str]]) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of the running service, who may do everything."""
+    transport = httpx2.ASGITransport(app=app)
     async with (
         app.router.lifespan_context(app),
-        httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://service") as client,
+        httpx2.AsyncClient(transport=transport, base_url="http://service", headers=caller()) as client,
     ):
         yield client

@@ -11,7 +11,7 @@ import pytest
 from fastapi import Depends, FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.config import Settings
+from app.config import ServiceSettings
 from app.database.session import db_session_dependency
 from app.dependencies import LateCommitError
 from app.main import create_app
@@ -64,7 +64,7 @@ def _late_sub_dependency(session: Annotated[AsyncSession, LATE]) -> AsyncSession
 
 @pytest.mark.parametrize("how", ["route", "router", "sub-dependency", "mount", "method"])
 async def test_a_route_that_would_commit_after_its_response_is_refused_at_start_up(
-    settings: Settings, how: str
+    settings: ServiceSettings, how: str
 ) -> None:
     """An error names each such route, and the mend."""
     app = create_app(settings)

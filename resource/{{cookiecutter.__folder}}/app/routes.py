@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.auth.dependencies import requires
 from app.database.retry import run_transaction
 from app.dependencies import DbFallbackReader, DbReplicaReader, DbSession
 from app.idempotency.dependencies import once
@@ -22,16 +23,18 @@ def _with_header(status: int, name: str, description: str) -> dict[int | str, di
     return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
 
 
+_READ: Final = requires("{{ cookiecutter.plural }}:read")
+_WRITE: Final = requires("{{ cookiecutter.plural }}:write")
 _BODY_ERRORS: Final = problem_responses(400, 409, 413, 422)
 
 
-@router.get("/{ {{- cookiecutter.singular }}_id}", responses=problem_responses(404, 422))
+@router.get("/{ {{- cookiecutter.singular }}_id}", dependencies=_READ, responses=problem_responses(404, 422))
 async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, reader: DbFallbackReader) -> {{ cookiecutter.__class }}Out:
     """Get {{ cookiecutter.__one }}."""
     return {{ cookiecutter.__class }}Out(*await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id))
 
 
-@router.post("", status_code=201, responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS)
+@router.post("", status_code=201, dependencies=_WRITE, responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS)
 @once
 async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }}, session: DbSession, request: Request, response: Response) -> {{ cookiecutter.__class }}Out:
     """Create {{ cookiecutter.__one }}."""
@@ -41,7 +44,7 @@ async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }},
 
 
 @router.get(
-    "", responses=_with_header(200, "Link", 'Address of the next page, as rel="next".') | problem_responses(422)
+    "", dependencies=_READ, responses=_with_header(200, "Link", 'Address of the next page, as rel="next".') | problem_responses(422)
 )
 async def list_{{ cookiecutter.plural }}(
     reader: DbReplicaReader,
@@ -61,7 +64,7 @@ async def list_{{ cookiecutter.plural }}(
     return {{ cookiecutter.__class }}Page(items=items, next_cursor=next_cursor)
 
 
-@router.patch("/{ {{- cookiecutter.singular }}_id}", responses=problem_responses(404) | _BODY_ERRORS)
+@router.patch("/{ {{- cookiecutter.singular }}_id}", dependencies=_WRITE, responses=problem_responses(404) | _BODY_ERRORS)
 async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes) -> {{ cookiecutter.__class }}Out:
     """Change some fields of {{ cookiecutter.__one }}."""
     # Under SERIALIZABLE, two concurrent changes may conflict: the loser is retried here, and the client sees no 503.
@@ -70,7 +73,7 @@ async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUI
     )
 
 
-@router.delete("/{ {{- cookiecutter.singular }}_id}", status_code=204, response_class=Response, responses=problem_responses(404, 422))
+@router.delete("/{ {{- cookiecutter.singular }}_id}", status_code=204, response_class=Response, dependencies=_WRITE, responses=problem_responses(404, 422))
 async def delete_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, session: DbSession) -> None:
     """Delete {{ cookiecutter.__one }}."""
     await repository.delete_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id)

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.auth.dependencies import requires
 from app.database.retry import run_transaction
 from app.dependencies import DbFallbackReader, DbReplicaReader, DbSession
 from app.idempotency.dependencies import once
@@ -22,17 +23,22 @@ def _with_header(status: int, name: str, description: str) -> dict[int | str, di
     return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
 
 
+_READ: Final = requires("users:read")
+_WRITE: Final = requires("users:write")
 _BODY_ERRORS: Final = problem_responses(400, 409, 413, 422)
 
 
-@router.get("/{user_id}", responses=problem_responses(404, 422))
+@router.get("/{user_id}", dependencies=_READ, responses=problem_responses(404, 422))
 async def get_user(user_id: UUID, reader: DbFallbackReader) -> UserOut:
     """Get a user."""
     return UserOut(*await repository.get_user(reader, user_id))
 
 
 @router.post(
-    "", status_code=201, responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS
+    "",
+    status_code=201,
+    dependencies=_WRITE,
+    responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS,
 )
 @once
 async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut:
@@ -43,7 +49,9 @@ async def create_user(new: NewUser, session: DbSession, request: Request, respon
 
 
 @router.get(
-    "", responses=_with_header(200, "Link", 'Address of the next page, as rel="next".') | problem_responses(422)
+    "",
+    dependencies=_READ,
+    responses=_with_header(200, "Link", 'Address of the next page, as rel="next".') | problem_responses(422),
 )
 async def list_users(
     reader: DbReplicaReader,
@@ -63,14 +71,20 @@ async def list_users(
     return UserPage(items=items, next_cursor=next_cursor)
 
 
-@router.patch("/{user_id}", responses=problem_responses(404) | _BODY_ERRORS)
+@router.patch("/{user_id}", dependencies=_WRITE, responses=problem_responses(404) | _BODY_ERRORS)
 async def change_user(user_id: UUID, changes: UserChanges) -> UserOut:
     """Change some fields of a user."""
     # Under SERIALIZABLE, two concurrent changes may conflict: the loser is retried here, and the client sees no 503.
     return UserOut(*await run_transaction(lambda session: repository.change_user(session, user_id, changes)))
 
 
-@router.delete("/{user_id}", status_code=204, response_class=Response, responses=problem_responses(404, 422))
+@router.delete(
+    "/{user_id}",
+    status_code=204,
+    response_class=Response,
+    dependencies=_WRITE,
+    responses=problem_responses(404, 422),
+)
 async def delete_user(user_id: UUID, session: DbSession) -> None:
     """Delete a user. Its e-mail is free again at once."""
     await repository.delete_user(session, user_id)

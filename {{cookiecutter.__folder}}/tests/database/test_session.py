@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, PendingRollbackError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from app.config import Settings
+from app.config import ServiceSettings, Settings
 from app.database.engine import create_database_engine
 from app.database.session import (
     DatabaseSessionDependency,
@@ -146,7 +146,7 @@ async def test_outside_of_a_request_a_block_is_a_transaction(settings: Settings,
 
 
 async def test_a_pool_that_is_opened_beside_the_services_leaves_it_alone(
-    client: httpx2.AsyncClient, settings: Settings
+    client: httpx2.AsyncClient, settings: ServiceSettings
 ) -> None:
     async with open_database(settings) as database, database.session() as own:
         assert await count(own) == 0

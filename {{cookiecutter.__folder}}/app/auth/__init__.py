@@ -1,0 +1,1 @@
+"""Who calls: access tokens of an OpenID provider, and the scopes that a route asks for."""

@@ -1,0 +1,85 @@
+"""What routes ask for: a caller with a valid access token, and scopes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from math import ceil
+from typing import Annotated, Any
+
+import structlog
+from fastapi import HTTPException, Security
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
+
+from app.auth.keys import KeysUnavailable
+from app.auth.options import AuthOptions
+from app.auth.tokens import AccessToken, InvalidToken, TokenVerifier
+
+__all__ = ["Caller", "open_auth", "requires"]
+
+
+class _BearerToken(SecurityBase):
+    """The caller of a request, by the header ``Authorization: Bearer …`` (RFC 6750)."""
+
+    def __init__(self) -> None:
+        self.scheme_name = "access_token"
+        self.model = HTTPBearer(bearerFormat="JWT", description="An access token of the service's OpenID provider.")
+        self.verifier: TokenVerifier | None = None
+
+    async def __call__(self, connection: HTTPConnection, required: SecurityScopes) -> AccessToken:
+        """Verify the token. Who sent none, or a bad one, is told nothing but that."""
+        if self.verifier is None:
+            raise RuntimeError("authentication is not open; see open_auth")
+        scheme, _, token = ", ".join(connection.headers.getlist("Authorization")).partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise _refusal(401, "An access token is required.")
+        try:
+            caller = await self.verifier.verify(token.strip(" "))
+        except InvalidToken as error:
+            structlog.contextvars.bind_contextvars(token_refused=str(error))
+            raise _refusal(401, "The access token is not valid.", error="invalid_token") from None
+        except KeysUnavailable as error:
+            headers = {"Retry-After": str(ceil(error.retry_after))}
+            raise HTTPException(503, "The access token cannot be verified now; try again.", headers) from None
+        # For the lines of the log, and for whatever else has the request at hand.
+        structlog.contextvars.bind_contextvars(subject=caller.subject)
+        connection.state.subject = caller.subject
+        if not caller.scopes.issuperset(required.scopes):
+            detail = "The access token does not allow this."
+            raise _refusal(403, detail, error="insufficient_scope", scope=required.scope_str)
+        return caller
+
+
+def _refusal(status: int, detail: str, **parameters: str) -> HTTPException:
+    challenge = ", ".join(f'{name}="{value}"' for name, value in parameters.items())
+    return HTTPException(status, detail, {"WWW-Authenticate": f"Bearer {challenge}".rstrip()})
+
+
+_bearer_token = _BearerToken()
+
+Caller = Annotated[AccessToken, Security(_bearer_token)]
+"""The caller of the request: ``subject``, ``scopes`` and ``claims`` of its access token."""
+
+
+def requires(*scopes: str) -> list[Any]:
+    """Return the ``dependencies=`` of a route or a router that takes a valid access token.
+
+    Parameters
+    ----------
+    scopes
+        Scopes that the token must have, all of them; none: any valid token will do.
+    """
+    return [Security(_bearer_token, scopes=scopes)]
+
+
+@asynccontextmanager
+async def open_auth(options: AuthOptions) -> AsyncIterator[None]:
+    """Verify tokens by these options in this block. A provider that is away does not stop the start."""
+    verifier = _bearer_token.verifier = TokenVerifier(options)
+    verifier.keys.refresh()
+    try:
+        yield
+    finally:
+        _bearer_token.verifier = None
+        await verifier.keys.aclose()

@@ -1,0 +1,169 @@
+"""The provider's public keys: found by discovery, cached, and fetched again when a token names an unknown one."""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from http.client import HTTPException
+from math import inf
+from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, build_opener
+
+import structlog
+from jwt import PyJWK
+from jwt.exceptions import PyJWTError
+
+from app.auth.options import is_trusted_url
+
+__all__ = ["Keys", "KeysUnavailable"]
+
+_MAX_BYTES: Final = 256 * 1024
+"""Limit of one answer of the provider. A set of twenty keys with certificates has 50 KiB."""
+
+_log = structlog.get_logger(__name__)
+
+
+class KeysUnavailable(Exception):
+    """The provider does not answer, and the key that a token names is not known: nobody can tell whether it is good.
+
+    Parameters
+    ----------
+    retry_after
+        Seconds until the provider is asked again.
+    """
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("the provider's keys cannot be fetched")
+        self.retry_after = retry_after
+
+
+class Keys:
+    """Public keys of one provider. They are fetched in a thread, once for all requests that wait for them.
+
+    Parameters
+    ----------
+    issuer
+        URL of the provider.
+    algorithms
+        Signature algorithms that keys are used for.
+    pause
+        Seconds from the start of one fetch to that of the next one, whatever tokens strangers send.
+    max_age
+        Seconds after which keys are fetched again although all are known: a withdrawn key is noticed by then.
+    timeout
+        Time limit of one answer of the provider, in seconds.
+    """
+
+    def __init__(
+        self, issuer: str, algorithms: Sequence[str], *, pause: float = 5, max_age: float = 600, timeout: float = 5
+    ) -> None:
+        self._issuer = issuer
+        self._algorithms = algorithms
+        self._pause = pause
+        self._max_age = max_age
+        self._timeout = timeout
+        self._keys: dict[tuple[str, str], PyJWK] = {}
+        self._running: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+        self._started = -inf  # on the clock of time.monotonic
+        self._failed = False
+        self.generation = 0
+        """Number of the set of keys. What was verified by an earlier set is to be verified again."""
+
+    async def find(self, key_id: str, algorithm: str) -> PyJWK | None:
+        """Return a key; None if the provider has none with this id for this algorithm.
+
+        Raises
+        ------
+        KeysUnavailable
+            If the key is not known and the provider does not answer.
+        """
+        name = key_id, algorithm
+        if name not in self._keys and self._running:  # this fetch may bring it
+            await asyncio.shield(self._running)
+        # Only a fetch that begins after the token has arrived can say that there is no such key.
+        if name not in self._keys:
+            await asyncio.shield(self._fetch_next())
+        elif time.monotonic() - self._started > self._max_age:
+            self.refresh()
+        return self._keys.get(name)
+
+    def refresh(self) -> None:
+        """Fetch the keys in the background."""
+        self._fetch_next()
+
+    async def aclose(self) -> None:
+        """Give up what is being fetched."""
+        tasks = [task for task in (self._running, self._next) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _fetch_next(self) -> asyncio.Task[None]:
+        if self._next is None:
+            self._next = asyncio.create_task(self._fetch())
+            # Whoever waited for it may be gone.
+            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._next
+
+    async def _fetch(self) -> None:
+        if self._running:
+            await asyncio.wait({self._running})
+        wait = self._started + self._pause - time.monotonic()
+        if wait > 0 and self._failed:
+            self._next = None
+            raise KeysUnavailable(wait)
+        await asyncio.sleep(wait)
+        self._running, self._next = self._next, None  # who comes from here on joins this fetch, or waits for another
+        self._started = time.monotonic()
+        try:
+            keys = await asyncio.to_thread(self._load)
+        except (OSError, HTTPException, ValueError, TypeError, AttributeError) as error:
+            self._failed = True
+            _log.warning("cannot fetch the keys of AUTH_ISSUER", issuer=self._issuer, reason=str(error))
+            raise KeysUnavailable(self._pause) from None
+        else:
+            self._failed = False
+            self._keys = keys
+            self.generation += 1
+        finally:
+            self._running = None
+
+    def _load(self) -> dict[tuple[str, str], PyJWK]:
+        about = self._get_json(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
+        if about.get("issuer") != self._issuer:
+            raise ValueError(f"the provider calls itself {about.get('issuer')!r}: set AUTH_ISSUER to that")
+        keys: dict[tuple[str, str], PyJWK] = {}
+        for jwk in self._get_json(str(about.get("jwks_uri"))).get("keys") or ():
+            for algorithm in self._algorithms:
+                if jwk.get("use", "sig") == "sig" and jwk.get("alg", algorithm) == algorithm:
+                    with suppress(PyJWTError, KeyError):  # a key of another kind, or one without an id
+                        keys[jwk["kid"], algorithm] = PyJWK(jwk, algorithm)
+        if not keys:
+            raise ValueError(f"the provider has no key for {', '.join(self._algorithms)}: set AUTH_ALGORITHMS")
+        return keys
+
+    def _get_json(self, url: str) -> dict[str, Any]:
+        if not is_trusted_url(url):
+            raise ValueError(f"{url!r} is no https:// URL")
+        # The proxy of the environment, if there is one, cannot reach this machine.
+        proxy = ProxyHandler({}) if urlsplit(url).scheme == "http" else ProxyHandler()
+        deadline = time.monotonic() + self._timeout
+        body = b""
+        with build_opener(proxy, _NoRedirects()).open(url, timeout=self._timeout) as response:
+            while chunk := response.read1(
+                65536
+            ):  # a time-out of a socket is one of each packet, not of the whole answer
+                body += chunk
+                if len(body) > _MAX_BYTES or time.monotonic() > deadline:
+                    raise ValueError(
+                        f"{url} answers more than {_MAX_BYTES} bytes, or for more than {self._timeout:g} s"
+                    )
+        return dict(json.loads(body))
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Refuse: a redirect could lead to plain http, or into our own network."""
