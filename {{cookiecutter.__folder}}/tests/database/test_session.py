@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.config import ServiceSettings, Settings
 from app.database.engine import create_database_engine
+from app.database.retry import run_transaction
 from app.database.session import (
     DatabaseSessionDependency,
     UncommittedWorkError,
@@ -198,6 +199,24 @@ async def test_unmanaged_reads_commits_and_rollbacks_are_fine(
     async with unmanaged.session() as own:
         await own.execute(text("DELETE FROM things"))
         await own.rollback()
+    assert await count(session) == 1
+
+
+async def test_objects_can_be_read_after_the_commit(settings: Settings) -> None:
+    async with open_database(settings) as database:
+        async with database.session() as own:
+            thing = ada()
+            own.add(thing)
+        assert thing.name == "Ada"
+
+
+async def test_run_transaction_commits_also_where_sessions_are_unmanaged(
+    unmanaged: DatabaseSessionDependency, session: AsyncSession
+) -> None:
+    async def create(own: AsyncSession) -> None:
+        own.add(ada())
+
+    await run_transaction(create, database=unmanaged)
     assert await count(session) == 1
 
 
