@@ -137,13 +137,12 @@ async def test_a_slow_statement_is_no_server_that_is_away(database: DatabaseSess
 
 
 async def test_a_statement_that_takes_too_long_is_not_run_again_elsewhere(database_url: str, replica_url: str) -> None:
+    """The primary has no row to sleep for, and would return none at once."""
+    await store(replica_url, "Ada")
     async with opened(database_url, replica_url, statement_timeout=0.1) as database:
         with pytest.raises(DBAPIError) as raised:
-            await database.readers.replica.all(select(func.pg_sleep(60)))
+            await database.readers.replica.all(select(func.pg_sleep(60)).select_from(Thing))
         assert sqlstate(raised.value) == "57014"
-        async with database.engine.connect() as connection:
-            seen = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ 'sleep'")
-            assert await connection.scalar(seen) == 1  # this question itself
 
 
 @pytest.mark.parametrize("change", ["DROP TABLE things", "ALTER TABLE things DROP name"])
