@@ -82,5 +82,7 @@ async def test_behind_a_pooler_a_role_without_time_limits_is_named_with_the_comm
     await server.close()
 
 
-async def test_no_time_limit_is_missed_where_none_is_wanted(engine: AsyncEngine) -> None:
+async def test_no_time_limit_is_missed_where_none_is_wanted(database_url: str) -> None:
+    engine = create_database_engine(database_url, pooler="pgbouncer")
     assert await warnings(engine, pooler="pgbouncer", statement_timeout=0) == []
+    await engine.dispose()
