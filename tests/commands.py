@@ -90,5 +90,5 @@ def _read(output: Any) -> str:
 
 def processes_of(folder: Path) -> list[str]:
     """Return the command lines of all processes that contain a folder's name."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(folder) in line]

@@ -115,11 +115,12 @@ class Issuer:
         public = ECAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
         self.documents["/keys"] = {"keys": [{**public, "kid": self.key_id, "use": "sig", "alg": "ES256"}]}
 
-    def token(self, **claims: Any) -> str:
-        """Sign an access token: the usual claims, and those that are given instead or in addition."""
+    def token(self, header: Mapping[str, Any] | None = None, **claims: Any) -> str:
+        """Sign an access token: the usual header and claims, and what is given instead or in addition."""
         now = int(time.time())
         usual = {"iss": self.url, "aud": self.audience, "sub": "developer", "iat": now, "exp": now + _LIFETIME}
-        return jwt.encode({**usual, **claims}, self.key, "ES256", {"kid": self.key_id, "typ": "at+jwt"})
+        full = {"kid": self.key_id, "typ": "at+jwt", **(header or {})}
+        return jwt.encode({**usual, **claims}, self.key, "ES256", full)
 
 
 @click.group()
