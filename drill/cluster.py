@@ -42,6 +42,9 @@ _PATRONI: Final = {
     "primary_start_timeout": 0,
     "postgresql": {
         "use_pg_rewind": True,
+        # A former primary whose disk was full cannot be rewound: it is copied anew.
+        "remove_data_directory_on_rewind_failure": True,
+        "remove_data_directory_on_diverged_timelines": True,
         "parameters": {
             "max_connections": 100,
             "shared_buffers": "32MB",

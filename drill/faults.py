@@ -45,11 +45,11 @@ class Run:
 
 def make(cluster: Cluster, service: Service, load: Load, faults: list[Fault]) -> Iterator[Run]:
     """Make each fault on a healthy system, and wait until the system is healthy again."""
+    _wait_until_well(cluster, service, load)
     for fault in faults:
         if why := fault.obstacle(cluster):
             yield Run(fault, 0, 0, why)
             continue
-        _wait_until_well(cluster, service, load)
         start = time.monotonic()
         fault.make(cluster, service, load)
         _wait_until_well(cluster, service, load)

@@ -214,8 +214,8 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
         if connection.driver_connection.settings_changed:
             raise DisconnectionError("a SET has changed the connection's settings")
         if wants_standby:
-            # A standby that is promoted keeps its connections, and says so with its next answer. Reads that may be stale
-            # do not belong on the primary, and would hang with it.
+            # A standby that is promoted keeps its connections, and says so with its next answer. Stale reads do not
+            # belong on the primary, and would hang with it.
             settings = connection.driver_connection.get_settings()
             is_standby = getattr(settings, "in_hot_standby", None) == "on"  # a pooler does not pass it on
             if record.info.setdefault("was_standby", is_standby) and not is_standby:

@@ -46,8 +46,8 @@ _CLAIM = (
     .on_conflict_do_nothing(index_elements=[IdempotencyKey.caller, IdempotencyKey.key])
     .returning(IdempotencyKey.key)
 )
-# The lock makes COMMIT wait for the synchronous standby, if there is one: the first request may have been given up while
-# it waited for that, and its answer must not be repeated before the standby has it.
+# The lock makes COMMIT wait for the synchronous standby, if there is one: the first request may have been given up
+# while it waited for that, and its answer must not be repeated before the standby has it.
 _FIND = (
     select(IdempotencyKey.fingerprint, IdempotencyKey.status, IdempotencyKey.headers, IdempotencyKey.body)
     .where(*_this)
