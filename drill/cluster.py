@@ -151,9 +151,9 @@ class Cluster:
         """Return the URL of the service's database behind PgBouncer; ``service_replicas`` is the read replicas."""
         return f"{self._account('service')}@127.0.0.1:{self._pooler_port}/{database}"
 
-    def node_url(self, node: Node, database: str = "service", user: str = "postgres") -> str:
-        """Return the URL of a database on one node."""
-        return f"{self._account(user)}@127.0.0.1:{node.port}/{database}"
+    def node_url(self, node: Node) -> str:
+        """Return the URL of the superuser's database on one node."""
+        return f"{self._account('postgres')}@127.0.0.1:{node.port}/postgres"
 
     def start(self) -> None:
         """Start all, and create the service's role and database."""
@@ -337,14 +337,14 @@ server_login_retry = 0.2
 
     def _create_database(self) -> None:
         primary = self.primary()
-        for database, statement in (
-            ("postgres", f"CREATE ROLE service LOGIN PASSWORD '{self._passwords['service']}'"),
+        for statement in (
+            f"CREATE ROLE service LOGIN PASSWORD '{self._passwords['service']}'",
             # PgBouncer accepts no time limits from the service.
-            ("postgres", "ALTER ROLE service SET statement_timeout = '5s'"),
-            ("postgres", "ALTER ROLE service SET idle_in_transaction_session_timeout = '60s'"),
-            ("postgres", "CREATE DATABASE service OWNER service"),
+            "ALTER ROLE service SET statement_timeout = '3s'",
+            "ALTER ROLE service SET idle_in_transaction_session_timeout = '60s'",
+            "CREATE DATABASE service OWNER service",
         ):
-            self.sql(primary, statement, database)
+            self.sql(primary, statement)
 
     def write_wal(self, node: Node) -> None:
         """Have a node write WAL until it cannot any more: a small load would take minutes to fill a segment."""
@@ -352,10 +352,10 @@ server_login_retry = 0.2
         with suppress(subprocess.CalledProcessError):
             self.sql(node, message)
 
-    def sql(self, node: Node, statement: str, database: str = "service") -> str:
-        """Run a statement on a node as superuser, and return what psql prints."""
+    def sql(self, node: Node, statement: str) -> str:
+        """Run a statement on a node as superuser, in that user's database, and return what psql prints."""
         command = [str(_PROGRAMS / "psql"), "--no-psqlrc", "-qAtX", "-v", "ON_ERROR_STOP=1", "-c", statement]
-        address = f"postgresql://postgres@127.0.0.1:{node.port}/{database}"
+        address = f"postgresql://postgres@127.0.0.1:{node.port}/postgres"
         env = os.environ | {"PGPASSWORD": self._passwords["postgres"]}
         ended = subprocess.run([*command, address], env=env, capture_output=True, text=True, check=True, timeout=60)
         return str(ended.stdout).strip()

@@ -162,5 +162,10 @@ FAULTS: Final = [
     Fault("restart PgBouncer", "SIGTERM, and started again", _restart_pooler),
     Fault("kill a copy", "`kill -9`", _kill_copy),
     Fault("roll out a migration", "a new column; then one copy after the other is drained and replaced", _roll_out),
-    Fault("fill the disk of the primary", "a file takes all space of the node", _fill_disk, _needs_disks),
+    Fault(
+        "fill the disk of the primary",
+        "a file takes all space of the node, and WAL is written until PostgreSQL stops",
+        _fill_disk,
+        _needs_disks,
+    ),
 ]

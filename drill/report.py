@@ -24,9 +24,6 @@ from matplotlib import pyplot as plt
 PAGE: Final = TEMPLATE / "docs" / "reliability.md"
 PICTURE: Final = TEMPLATE / "docs" / "drill.svg"
 
-_BEFORE: Final = 1.0
-"""Seconds before a fault in which the last success is looked for."""
-
 
 def longest_gap(answers: Iterable[Answer], run: Run) -> float:
     """Return the longest time without a success while a fault was made and repaired, in seconds."""
@@ -126,16 +123,17 @@ def machine(versions: str) -> str:
     )
 
 
-def draw(lines: list[Line], load: Load, note: str) -> None:
+def draw(lines: list[Line], answers: list[Answer], note: str) -> None:
     """Draw requests and errors each second, with a mark for each fault."""
     mpl.rcParams["svg.hashsalt"] = "the same ids in each run"
-    start = load.answers[0].at
-    seconds = int(load.answers[-1].at - start)
+    start = answers[0].at
+    seconds = int(answers[-1].at - start)
     figure, (writes, reads) = plt.subplots(2, 1, figsize=(12, 5.5), sharex=True, layout="constrained")
     for axes, kind in ((writes, "write"), (reads, "read")):
-        answers = [answer for answer in load.answers if answer.kind == kind]
         for label, colour, wanted in (("2xx", "#0b69a3", True), ("errors", "#c0392b", False)):
-            each = Counter(int(answer.at - start) for answer in answers if is_success(answer) == wanted)
+            each = Counter(
+                int(answer.at - start) for answer in answers if answer.kind == kind and is_success(answer) == wanted
+            )
             axes.step(range(seconds), [each[second] for second in range(seconds)], color=colour, lw=1, label=label)
         axes.set_ylabel(f"{kind}s a second")
         axes.spines[["top", "right"]].set_visible(False)
