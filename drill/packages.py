@@ -14,6 +14,7 @@ PACKAGES: Final = {
     "etcd-server": "/usr/bin/etcd",
     "haproxy": "/usr/sbin/haproxy",
     "pgbouncer": "/usr/sbin/pgbouncer",
+    "procps": "/usr/bin/ps",
 }
 """Packages of Debian 12, and a program of each."""
 
