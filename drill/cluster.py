@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -135,6 +136,8 @@ class Cluster:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self._stack = stack
+        # One for all questions: a new client reads certificates, and the clients of the load would wait for that.
+        self._http = stack.enter_context(httpx2.Client(timeout=1))
         self._passwords = {name: secrets.token_urlsafe(18) for name in ("postgres", "replicator", "service")}
         etcd, peer, self._primary_port, self._replica_port, self._pooler_port, *ports = free_ports(11)
         self.etcd = self._etcd(etcd, peer)
@@ -173,7 +176,7 @@ class Cluster:
         """Return the members of the cluster, as Patroni lists them; none, if no Patroni answers."""
         for node in self.nodes:
             try:
-                answer = httpx2.get(f"http://127.0.0.1:{node.rest_port}/cluster", timeout=1)
+                answer = self._http.get(f"http://127.0.0.1:{node.rest_port}/cluster")
                 members: list[dict[str, Any]] = answer.json()["members"]
             except (httpx2.TransportError, ValueError, KeyError):
                 continue
@@ -197,7 +200,7 @@ class Cluster:
         """Ask Patroni to make the synchronous standby the primary."""
         primary, standby = self.primary(), self.synchronous_standby()
         body = {"leader": primary.name, "candidate": standby.name}
-        httpx2.post(f"http://127.0.0.1:{primary.rest_port}/switchover", json=body, timeout=60).raise_for_status()
+        self._http.post(f"http://127.0.0.1:{primary.rest_port}/switchover", json=body, timeout=60).raise_for_status()
 
     def is_healthy(self) -> bool:
         """Tell whether there is a primary, a synchronous standby and a second standby, all without lag."""
@@ -217,7 +220,7 @@ class Cluster:
         names = ("postgresql-15", "patroni", "etcd-server", "haproxy", "pgbouncer")
         show = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}\n", *names]
         lines = subprocess.run(show, capture_output=True, text=True, check=True).stdout.splitlines()
-        return ", ".join(line.partition("-1+deb")[0].split("~")[0] for line in lines)
+        return ", ".join(re.split(r"-\d+[+~\w]*$", line)[0] for line in lines)
 
     def _account(self, user: str) -> str:
         return f"postgresql://{user}:{self._passwords[user]}"

@@ -134,13 +134,20 @@ def draw(lines: list[Line], answers: list[Answer], note: str) -> None:
             each = Counter(
                 int(answer.at - start) for answer in answers if answer.kind == kind and is_success(answer) == wanted
             )
-            axes.step(range(seconds), [each[second] for second in range(seconds)], color=colour, lw=1, label=label)
+            axes.step(
+                range(seconds),
+                [each[second] for second in range(seconds)],
+                color=colour,
+                lw=1,
+                where="post",
+                label=label,
+            )
         axes.set_ylabel(f"{kind}s a second")
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylim(bottom=0)
+        axes.set_xlim(0, seconds)
     for number, line in enumerate((line for line in lines if not line.run.obstacle), 1):
         for axes in (writes, reads):
-            axes.axvspan(line.run.start - start, line.run.end - start, color="#f5f0e1", lw=0)
             axes.axvline(line.run.start - start, color="#7b8794", lw=0.8, ls="--")
         writes.annotate(
             f"{number} {line.run.fault.name}",
@@ -150,7 +157,7 @@ def draw(lines: list[Line], answers: list[Answer], note: str) -> None:
             fontsize=8,
         )
     reads.set_xlabel("seconds")
-    reads.legend(fontsize=8, frameon=False, loc="lower right")
+    reads.legend(fontsize=8, frameon=False, loc="upper right")
     figure.savefig(PICTURE, metadata={"Date": None, "Description": note})
 
 

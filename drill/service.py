@@ -40,10 +40,13 @@ class Service:
         Folder for the project, the configuration and the logs.
     cluster
         Cluster with the service's database.
+    http
+        Client that asks whether the service answers.
     """
 
-    def __init__(self, folder: Path, cluster: Cluster) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, http: httpx2.Client) -> None:
         self._folder = folder
+        self._http = http
         self._cluster = cluster
         front, *ports = free_ports(1 + len(COPIES) + len(cluster.nodes))
         self._ports = dict(zip(COPIES, ports, strict=False))
@@ -91,7 +94,7 @@ class Service:
 
         def is_ready() -> bool:
             try:
-                return httpx2.get(address, timeout=5).status_code == 200
+                return self._http.get(address).status_code == 200
             except httpx2.TransportError:
                 return False
 
@@ -132,7 +135,7 @@ class Service:
 
     def _answers(self) -> bool:
         try:
-            return httpx2.get(f"{self.address}/users?limit=1").status_code == 200
+            return self._http.get(f"{self.address}/users?limit=1").status_code == 200
         except httpx2.TransportError:
             return False
 
@@ -203,6 +206,6 @@ backend copies
 def running_service(folder: Path, cluster: Cluster) -> Iterator[Service]:
     """Run the service on a cluster, and stop it at the end."""
     with ExitStack() as stack:
-        service = Service(folder, cluster)
+        service = Service(folder, cluster, stack.enter_context(httpx2.Client(timeout=5)))
         service.start(stack)
         yield service
