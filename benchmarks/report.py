@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 
 import matplotlib as mpl
 
@@ -106,6 +107,11 @@ def draw(results: Results, note: str) -> None:
 def write(page: str, readme: str) -> None:
     """Write the page, and the part of the README between its two marks."""
     PAGE.write_text(page, encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    marked = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
-    README.write_text(marked.sub(lambda match: f"{match[1]}\n{readme}\n\n{match[2]}", text), encoding="utf-8")
+    replace_marked(README, "benchmark", readme)
+
+
+def replace_marked(file: Path, mark: str, text: str) -> None:
+    """Replace what stands in a file between ``<!-- mark -->`` and ``<!-- /mark -->``."""
+    marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    old = file.read_text(encoding="utf-8")
+    file.write_text(marked.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", old), encoding="utf-8")

@@ -18,9 +18,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from app.about import NAME
 from app.database.failures import (
-    CANNOT_CONNECT_NOW,
     READ_ONLY,
     DatabaseUnavailable,
+    cannot_connect_now,
     describe,
     has_outdated_plan,
     sqlstate,
@@ -166,7 +166,8 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
     # Each host has the whole connect timeout, as in libpq. asyncpg has one for all hosts, and a silent first host would
     # use it up.
     attempts = [{"dsn": dsn} for dsn in target.dsns]
-    if any("target_session_attrs=prefer-standby" in dsn for dsn in target.dsns):
+    wants_standby = any("target_session_attrs=prefer-standby" in dsn for dsn in target.dsns)
+    if wants_standby:
         attempts = [{**attempt, "target_session_attrs": kind} for kind in ("standby", "any") for attempt in attempts]
 
     silent: dict[str, float] = {}
@@ -186,7 +187,7 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
             except (OSError, dialect.loaded_dbapi.Error) as error:
                 unwanted = isinstance(error.__cause__, TargetServerAttributeNotMatched)
                 absent = isinstance(error, OSError) and "rejected SSL upgrade" not in str(error)
-                if not (unwanted or absent or sqlstate(error) == CANNOT_CONNECT_NOW):
+                if not (unwanted or absent or cannot_connect_now(error)):
                     raise
                 if isinstance(error, TimeoutError):
                     silent[attempt["dsn"]] = time.monotonic()
@@ -212,3 +213,10 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
             raise DisconnectionError("the server closed the connection")
         if connection.driver_connection.settings_changed:
             raise DisconnectionError("a SET has changed the connection's settings")
+        if wants_standby:
+            # A standby that is promoted keeps its connections, and says so with its next answer. Stale reads do not
+            # belong on the primary, and would hang with it.
+            settings = connection.driver_connection.get_settings()
+            is_standby = getattr(settings, "in_hot_standby", None) == "on"  # a pooler does not pass it on
+            if record.info.setdefault("was_standby", is_standby) and not is_standby:
+                raise DisconnectionError("the standby has become the primary")

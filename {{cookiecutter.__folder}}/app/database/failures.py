@@ -9,10 +9,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 __all__ = [
-    "CANNOT_CONNECT_NOW",
     "READ_ONLY",
     "DatabaseUnavailable",
     "another_may_answer",
+    "cannot_connect_now",
     "constraint_name",
     "describe",
     "has_outdated_plan",
@@ -22,8 +22,11 @@ __all__ = [
     "sqlstate",
 ]
 
-CANNOT_CONNECT_NOW: Final = "57P03"
+_CANNOT_CONNECT_NOW: Final = "57P03"
 """The server is starting, shutting down or in recovery."""
+
+_INTERNAL_ERROR: Final = "XX000"
+"""While a connection starts, the server cannot work at all: with a full disk it cannot write its init file."""
 
 READ_ONLY: Final = "25006"
 """A write to a read-only server, such as a primary that has become a replica in a failover."""
@@ -107,6 +110,11 @@ def is_refused(error: BaseException) -> bool:
     """
     state = sqlstate(error) or ""
     return state[:2] in _LOGIN_CLASSES or state == _PROTOCOL_VIOLATION
+
+
+def cannot_connect_now(error: BaseException) -> bool:
+    """Tell whether the server that rejected a connection cannot accept any, whoever asks."""
+    return sqlstate(error) in (_CANNOT_CONNECT_NOW, _INTERNAL_ERROR)
 
 
 def another_may_answer(error: BaseException) -> bool:

@@ -46,8 +46,12 @@ _CLAIM = (
     .on_conflict_do_nothing(index_elements=[IdempotencyKey.caller, IdempotencyKey.key])
     .returning(IdempotencyKey.key)
 )
-_FIND = select(IdempotencyKey.fingerprint, IdempotencyKey.status, IdempotencyKey.headers, IdempotencyKey.body).where(
-    *_this
+# The lock makes COMMIT wait for the synchronous standby, if there is one: the first request may have been given up
+# while it waited for that, and its answer must not be repeated before the standby has it.
+_FIND = (
+    select(IdempotencyKey.fingerprint, IdempotencyKey.status, IdempotencyKey.headers, IdempotencyKey.body)
+    .where(*_this)
+    .with_for_update(read=True)
 )
 _KEEP = (
     update(_table)

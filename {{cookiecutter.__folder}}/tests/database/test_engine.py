@@ -156,6 +156,26 @@ async def test_a_socket_that_is_not_there_is_a_server_that_is_away_and_the_next_
     await engine.dispose()
 
 
+async def test_a_server_that_cannot_begin_a_session_is_away_and_the_next_one_is_asked(database_url: str) -> None:
+    """As PostgreSQL with a full disk, which says so with an internal error."""
+
+    async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        fields = b"SFATAL\0VFATAL\0CXX000\0Mcould not write init file\0\0"
+        writer.write(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+        writer.close()
+
+    async with await asyncio.start_server(fail, "127.0.0.1", 0) as server:
+        broken = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        engine = create_database_engine(f"postgresql://ada@{broken}/orders?sslmode=disable")
+        with pytest.raises(DatabaseUnavailable, match="could not write init file"):
+            await engine.connect()
+        engine = create_database_engine(database_url.replace("@", f"@{broken},", 1))
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+        await engine.dispose()
+
+
 async def test_a_connection_lost_after_a_recovered_savepoint_is_an_absent_database(
     database_url: str, session: AsyncSession
 ) -> None:

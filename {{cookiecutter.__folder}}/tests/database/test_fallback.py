@@ -100,6 +100,21 @@ async def test_what_the_primary_says_is_the_answer(database: DatabaseSessionDepe
     assert await database.readers.fallback.one_or_none(ONE, name="Deleted") is None
 
 
+async def test_a_ping_that_reads_wait_for_goes_on_when_a_session_finds_the_server_back(
+    database: DatabaseSessionDependency,
+) -> None:
+    server = database._primary
+    assert server is not None
+    async with server.ping_engine.connect():  # the ping waits for this connection
+        ping = server._current_ping()
+        server._begin_watch()
+        await asyncio.sleep(0)
+        async with database.session() as session:
+            await session.execute(select(1))
+        assert not server.is_away
+    await ping
+
+
 @pytest.mark.usefixtures("primary_is_away")
 async def test_while_the_primary_is_away_a_replica_answers_what_it_has(database: DatabaseSessionDependency) -> None:
     """What it lacks may exist: that is an error, and no answer."""

@@ -1,0 +1,1 @@
+"""Faults on a PostgreSQL cluster with the service under load: ``make drill``."""

@@ -1,0 +1,63 @@
+"""Runs the drill and writes what it found: ``make drill``."""
+
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from drill.account import Account, settle
+from drill.cluster import running_cluster
+from drill.faults import FAULTS, Fault, Run, make
+from drill.load import Load
+from drill.packages import ensure_packages
+from drill.programs import DrillError
+from drill.report import PAGE, PICTURE, draw, examine, machine, table, totals, write
+from drill.service import running_service
+
+
+@click.command()
+@click.option("--only", multiple=True, help="Part of the name of a fault: make these alone, and write nothing.")
+def main(only: tuple[str, ...]) -> None:
+    """Make faults on a PostgreSQL cluster while the service is under load, and settle the clients' account."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all is stopped
+    ensure_packages()
+    folder = Path(tempfile.mkdtemp(prefix="drill-"))
+    folder.chmod(0o711)  # where we are root, PostgreSQL is not, and must get through
+    chosen = [fault for fault in FAULTS if not only or any(part in fault.name for part in only)]
+    try:
+        runs, load, account, note = _drill(folder, chosen)
+    except DrillError as error:
+        sys.exit(f"{error}\nThe logs are in {folder}.")
+    shutil.rmtree(folder)
+    answers = sorted(load.answers, key=lambda answer: answer.at)
+    lines = [examine(run, answers) for run in runs]
+    page = f"{table(lines, account, load)}\n\n{totals(account, load)}\n\n{note}"
+    click.echo(page)
+    if not only:
+        draw(lines, answers, note)
+        write(f"![Requests and errors each second]({PICTURE.name})\n\n{page}")
+        click.echo(f"\nWritten to {PAGE.relative_to(PAGE.parent.parent)}")
+    balance = account.balance(load.writes)
+    if balance.gone or balance.wrong or account.direct_gone:
+        sys.exit("A promise is broken: an acknowledged write is gone, or a repeated one is not stored once.")
+
+
+def _drill(folder: Path, faults: list[Fault]) -> tuple[list[Run], Load, Account, str]:
+    """Run cluster, service and load, make the faults, and settle the account."""
+    click.echo(f"starting the cluster and the service in {folder}")
+    with running_cluster(folder) as cluster, running_service(folder, cluster) as service:
+        # In a database of its own: the service's migrations would drop a table that its models do not have.
+        cluster.sql(cluster.primary(), "CREATE TABLE drill (number bigint)")
+        runs = []
+        with Load(service.address, {node.name: cluster.node_url(node) for node in cluster.nodes}) as load:
+            for run in make(cluster, service, load, faults):
+                runs.append(run)
+                click.echo(f"{run.fault.name}: {run.obstacle or f'{run.end - run.start:.0f} s'}")
+        return runs, load, settle(cluster, load, service.address), machine(cluster.versions())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Installs the programs of the drill from Debian, without starting services of theirs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+PACKAGES: Final = {
+    "patroni": "/usr/bin/patroni",
+    "postgresql-15": "/usr/lib/postgresql/15/bin/postgres",
+    "etcd-server": "/usr/bin/etcd",
+    "haproxy": "/usr/sbin/haproxy",
+    "pgbouncer": "/usr/sbin/pgbouncer",
+    "procps": "/usr/bin/ps",
+}
+"""Packages of Debian 12, and a program of each."""
+
+_POLICY: Final = Path("/usr/sbin/policy-rc.d")
+"""If it exits with 101, packages start no services while they are installed."""
+
+_CLUSTERS: Final = Path("/etc/postgresql-common/createcluster.d/drill.conf")
+"""With it, PostgreSQL's package creates no cluster of its own."""
+
+_SERVICES: Final = {"patroni": "patroni", "etcd-server": "etcd", "haproxy": "haproxy", "pgbouncer": "pgbouncer"}
+
+
+def ensure_packages() -> None:
+    """Install what is missing, or end with the command to run."""
+    missing = [package for package, program in PACKAGES.items() if not Path(program).exists()]
+    if not missing:
+        return
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        sys.exit(f"The drill needs packages of Debian 12. Run it as root, or first: {' '.join(command)}")
+    print(f"installing {', '.join(missing)}")
+    with ExitStack() as stack:
+        if not _POLICY.exists():
+            stack.callback(_POLICY.unlink)
+            _POLICY.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
+            _POLICY.chmod(0o755)
+        stack.callback(_CLUSTERS.unlink)
+        _CLUSTERS.parent.mkdir(parents=True, exist_ok=True)
+        _CLUSTERS.write_text("create_main_cluster = false\n", encoding="utf-8")
+        for step in (["apt-get", "update", "--quiet"], command):
+            ended = subprocess.run(
+                step,
+                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if ended.returncode:
+                sys.exit(f"{' '.join(step)} failed:\n{ended.stdout}{ended.stderr}")
+    for package in missing:
+        if service := _SERVICES.get(package):  # not at the next boot either
+            subprocess.run(["update-rc.d", service, "disable"], capture_output=True, check=False)

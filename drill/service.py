@@ -1,0 +1,211 @@
+"""Two copies of a baked service behind HAProxy, and a release of it that changes the schema."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import httpx2
+
+from benchmarks.project import OURS, bake, run
+from drill.cluster import Cluster
+from drill.programs import Program, free_ports, listens, wait_until, write_private
+
+COPIES: Final = ("direct", "pooled")
+"""The copies: the URL of one names the three nodes, that of the other one is PgBouncer's."""
+
+COPY_HEADER: Final = "X-Copy"
+"""Header with the name of the copy that answered. HAProxy adds it; answers of its own have none."""
+
+SETTINGS: Final = {
+    "DATABASE_CONNECT_TIMEOUT": "1",
+    "DATABASE_STATEMENT_TIMEOUT": "3",
+    "DATABASE_POOL_TIMEOUT": "3",
+}
+"""Settings of both copies that differ from the defaults."""
+
+_COLUMN: Final = "    name: Mapped[str] = mapped_column(Text)\n"
+_NEW_COLUMN: Final = "    nickname: Mapped[str | None] = mapped_column(Text)\n"
+
+
+class Service:
+    """The copies and their balancer.
+
+    Parameters
+    ----------
+    folder
+        Folder for the project, the configuration and the logs.
+    cluster
+        Cluster with the service's database.
+    http
+        Client that asks whether the service answers.
+    """
+
+    def __init__(self, folder: Path, cluster: Cluster, http: httpx2.Client) -> None:
+        self._folder = folder
+        self._http = http
+        self._cluster = cluster
+        front, *ports = free_ports(1 + len(COPIES) + len(cluster.nodes))
+        self._ports = dict(zip(COPIES, ports, strict=False))
+        self._link_ports = ports[len(COPIES) :]
+        self.link = self._make_link()
+        self.address = f"http://127.0.0.1:{front}"
+        inherited = {name: value for name, value in os.environ.items() if name not in OURS}
+        shared = inherited | SETTINGS | {"LOG_LEVEL": "WARNING", "LOG_FORMAT": "json"}
+        self._environments = {
+            "direct": shared
+            | {
+                "DATABASE_URL": cluster.url(self._link_ports),
+                "DATABASE_REPLICA_URL": cluster.url(self._link_ports, attributes="prefer-standby"),
+            },
+            "pooled": shared
+            | {
+                "DATABASE_URL": cluster.pooler_url(),
+                "DATABASE_REPLICA_URL": cluster.pooler_url("service_replicas"),
+                "DATABASE_POOLER": "pgbouncer",
+            },
+        }
+        self._control = folder / "service-balancer.sock"
+        self._balancer = self._make_balancer(front)
+        self._project = bake(folder)
+        run("make", "install", cwd=self._project, env=inherited)
+        self.copies = {copy: self._copy(copy, self._project) for copy in COPIES}
+
+    def start(self, stack: ExitStack) -> None:
+        """Migrate the database, and start the copies and the balancer; the stack stops them."""
+        stack.callback(self.link.stop)
+        self.link.start()
+        wait_until(lambda: listens(self._link_ports[0]), "the link of a copy to listen")
+        self._alembic(self._project, "upgrade", "head")
+        for copy in COPIES:
+            stack.callback(self._stop, copy)
+            self.copies[copy].start()
+            self.wait_until_ready(copy)
+        stack.callback(self._balancer.stop)
+        self._balancer.start()
+        wait_until(self._answers, f"the service's balancer to answer (logs in {self._folder})")
+
+    def wait_until_ready(self, copy: str) -> None:
+        """Wait until a copy says that it is ready."""
+        address = f"http://127.0.0.1:{self._ports[copy]}/health/ready"
+
+        def is_ready() -> bool:
+            try:
+                return self._http.get(address).status_code == 200
+            except httpx2.TransportError:
+                return False
+
+        wait_until(is_ready, f"the copy {copy} to be ready; its log ends with:\n{self.copies[copy].log()}")
+
+    def migrate_to_next_release(self) -> Path:
+        """Write the next release, whose users have one more column, and migrate the database to it."""
+        release = self._folder / "next-release"
+        shutil.copytree(self._project, release, ignore=shutil.ignore_patterns(".venv", "__pycache__"))
+        (release / ".venv").symlink_to(self._project / ".venv")
+        models = release / "app" / "users" / "models.py"
+        text = models.read_text(encoding="utf-8")
+        assert text.count(_COLUMN) == 1
+        models.write_text(text.replace(_COLUMN, _COLUMN + _NEW_COLUMN), encoding="utf-8")
+        self._alembic(release, "revision", "--autogenerate", "--message", "add nicknames")
+        self._alembic(release, "upgrade", "head")
+        return release
+
+    def replace(self, copy: str, release: Path) -> None:
+        """Replace a copy by one of another release: it gets no new requests, answers what it has, and is stopped."""
+        self._tell_balancer(f"set server copies/{copy} state drain")
+        wait_until(lambda: self._sessions(copy) == 0, f"the copy {copy} to have no requests")
+        self.copies[copy].stop()
+        self.copies[copy] = self._copy(copy, release)
+        self.copies[copy].start()
+        self.wait_until_ready(copy)
+        self._tell_balancer(f"set server copies/{copy} state ready")
+
+    def _stop(self, copy: str) -> None:
+        self.copies[copy].stop()
+
+    def _copy(self, copy: str, project: Path) -> Program:
+        command = [str(project / ".venv" / "bin" / "uvicorn"), "app.main:app", "--port", str(self._ports[copy])]
+        return Program(copy, command, self._folder, cwd=project, env=self._environments[copy])
+
+    def _alembic(self, project: Path, *arguments: str) -> None:
+        run(project / ".venv" / "bin" / "alembic", *arguments, cwd=project, env=self._environments["direct"])
+
+    def _answers(self) -> bool:
+        try:
+            return self._http.get(f"{self.address}/users?limit=1").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def _tell_balancer(self, command: str) -> str:
+        with socket.socket(socket.AF_UNIX) as control:
+            control.connect(str(self._control))
+            control.sendall(f"{command}\n".encode())
+            return b"".join(iter(lambda: control.recv(65536), b"")).decode()
+
+    def _sessions(self, copy: str) -> int:
+        """Return the number of requests that the balancer has open on a copy."""
+        head, *rows = self._tell_balancer("show stat").splitlines()
+        names = head.removeprefix("# ").split(",")
+        found = [dict(zip(names, row.split(","), strict=False)) for row in rows]
+        return next(int(row["scur"]) for row in found if (row.get("pxname"), row.get("svname")) == ("copies", copy))
+
+    def _make_link(self) -> Program:
+        """Relays between the direct copy and each node: frozen, they are a network that drops all packets silently."""
+        relays = "\n".join(
+            f"listen {node.name}\n  bind 127.0.0.1:{port}\n  server {node.name} 127.0.0.1:{node.port}"
+            for node, port in zip(self._cluster.nodes, self._link_ports, strict=True)
+        )
+        text = f"""
+defaults
+  mode tcp
+  timeout connect 1s
+  timeout client 1h
+  timeout server 1h
+  retries 0
+{relays}
+"""
+        file = write_private(self._folder / "link.cfg", text, None)
+        return Program("link", ["/usr/sbin/haproxy", "-db", "-f", file], self._folder)
+
+    def _make_balancer(self, port: int) -> Program:
+        servers = "\n".join(f"  server {copy} 127.0.0.1:{self._ports[copy]} check" for copy in COPIES)
+        text = f"""
+global
+  maxconn 1000
+  stats socket {self._control} mode 600 level admin
+defaults
+  mode http
+  timeout connect 1s
+  timeout client 60s
+  timeout server 60s
+  timeout check 2s
+frontend service
+  bind 127.0.0.1:{port}
+  default_backend copies
+backend copies
+  option httpchk GET /health/ready
+  default-server inter 500ms fastinter 200ms fall 2 rise 1
+  # What a copy has not answered at all is sent to the other one. A POST may be stored by then: only with a key.
+  # HAProxy keeps the whole request for that.
+  option http-buffer-request
+  option redispatch 1
+  retries 3
+  retry-on conn-failure empty-response
+  http-request disable-l7-retry if METH_POST !{{ req.hdr(Idempotency-Key) -m found }}
+  http-response set-header {COPY_HEADER} %s
+{servers}
+"""
+        file = write_private(self._folder / "service-balancer.cfg", text, None)
+        return Program("service-balancer", ["/usr/sbin/haproxy", "-db", "-f", file], self._folder)
+
+
+@contextmanager
+def running_service(folder: Path, cluster: Cluster) -> Iterator[Service]:
+    """Run the service on a cluster, and stop it at the end."""
+    with ExitStack() as stack:
+        service = Service(folder, cluster, stack.enter_context(httpx2.Client(timeout=5)))
+        service.start(stack)
+        yield service
