@@ -14,7 +14,8 @@ OPTIONAL = {
     "Dockerfile": DEPLOYMENT != "none",
     ".dockerignore": DEPLOYMENT != "none",
     "compose.yaml": DEPLOYMENT != "none",
-    "deploy": DEPLOYMENT == "kubernetes",
+    "deploy": DEPLOYMENT != "none",
+    **{f"deploy/{name}.yaml": DEPLOYMENT == "kubernetes" for name in ("cleanup", "config", "migrate", "service")},
 }
 
 for name, wanted in OPTIONAL.items():

@@ -163,7 +163,7 @@ def test_removing_the_example(fresh: Path, bake: Any, caches: dict[str, str]) ->
         (with_manifests / name).rename(fresh / name)
     follow("removing-the-example.md", fresh, **caches)
     applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "README.md").read_text()))
-    assert applied == {f"deploy/{path.name}" for path in (fresh / "deploy").iterdir()}
+    assert applied == {f"deploy/{path.name}" for path in (fresh / "deploy").glob("*.yaml")}
     code = "".join(path.read_text() for folder in ("app", "migrations") for path in (fresh / folder).rglob("*.py"))
     assert not re.search("app.users|email_validator", code)
 

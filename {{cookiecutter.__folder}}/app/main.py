@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Final
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.about import DESCRIPTION, NAME, VERSION
@@ -31,6 +32,13 @@ _MAX_BODY_BYTES: Final = 1024 * 1024
 """Far above any body of these routes, far below what would hurt a worker."""
 
 
+_TELEMETRY: Final[TelemetryConfig] = {
+    "auto_configure": False,  # app.telemetry does it, for scripts and migrations too
+    "logs": False,  # they would contain PostgreSQL's DETAIL, and so users' data
+    "operation_spans": False,  # four more spans a request
+}
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Create the application.
 
@@ -52,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             gc.set_threshold(50_000)
             yield
 
-    app = FastAPI(title=NAME, version=VERSION, description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(title=NAME, version=VERSION, description=DESCRIPTION, lifespan=lifespan, telemetry=_TELEMETRY)
     install_problems(app)
     # The middleware added last is the outermost.
     app.add_middleware(RequestMiddleware, max_body_bytes=_MAX_BODY_BYTES)

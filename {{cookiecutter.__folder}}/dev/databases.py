@@ -23,7 +23,8 @@ __all__ = [
 
 def environment_without_settings() -> dict[str, str]:
     """Return the environment without the service's settings, for programs that must ignore them."""
-    sections = tuple({f"{field.split('_')[0]}_".upper() for field in Settings.model_fields})  # DATABASE_, LOG_
+    # DATABASE_, LOG_, and OpenTelemetry's.
+    sections = tuple({f"{field.split('_')[0]}_".upper() for field in Settings.model_fields} | {"OTEL_"})
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(sections)}
 
 
