@@ -44,7 +44,11 @@ SCHEMA: Final = _meter.create_gauge(
 @contextmanager
 def span(name: str) -> Iterator[None]:
     """Trace a block. If it fails, the span has the error's class and not its text, which may contain users' data."""
-    with _tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as current:
+    current = _tracer.start_span(name)
+    if not current.get_span_context().is_valid:  # telemetry is off
+        yield
+        return
+    with trace.use_span(current, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
             yield
         except BaseException as error:

@@ -56,7 +56,8 @@ async def open_database(
             replica_password=settings.database_password if replica_url and needs_password(replica_url) else None,
             **vars(settings.database),
         )
-        end.enter_context(telemetry(primary=database.engine, replica=database.replica and database.replica.engine))
+        replica = database.replica.engine if database.replica else None
+        end.enter_context(telemetry(primary=database.engine, replica=replica))
         with _counted_start():
             await wait_for_database(
                 database.engine,

@@ -13,7 +13,7 @@ import structlog
 from opentelemetry import trace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["telemetry"]
+__all__ = ["is_on", "telemetry"]
 
 _TRACES: Final = "TRACES"
 _METRICS: Final = "METRICS"
@@ -47,9 +47,19 @@ def telemetry(**engines: AsyncEngine | None) -> Iterator[None]:
         yield
 
 
-def _is_wanted(signal: str) -> bool:
+def is_on() -> bool:
+    """Tell whether the environment names a collector."""
+    return _has_collector(_TRACES) or _has_collector(_METRICS)
+
+
+def _has_collector(signal: str) -> bool:
     names = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not any(map(os.environ.get, names)) or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return any(map(os.environ.get, names)) and not disabled
+
+
+def _is_wanted(signal: str) -> bool:
+    if not _has_collector(signal):
         return False
     exporter = os.environ.get(f"OTEL_{signal}_EXPORTER") or "otlp"
     protocols = (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")

@@ -22,6 +22,6 @@ async def test_a_run_is_one_trace_with_a_span_for_each_batch_and_its_rows_are_co
         run(*command, database_url=database_url, **exported).check_returncode()
     (root,) = collector.named("cleanup")
     tree = collector.tree(root)
-    assert [name for name in tree if name.startswith("transaction")] == ["transaction", "transaction #2"]
-    assert "DELETE users" in tree["transaction"]
+    batches = [below for name, below in tree.items() if name.startswith("transaction") and "DELETE users" in below]
+    assert len(batches) == 2
     assert collector.values("app.rows.purged", "kind")["users",] == 5
