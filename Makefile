@@ -11,7 +11,7 @@ unexport VIRTUAL_ENV
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint fix
+.PHONY: help demo test bench picture lint fix
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: lint ## Lint and test the template and the projects that it generates
 
 bench: .venv/.installed ## Compare the service with a hand-written baseline (ARGS=--quick: two minutes). Needs wrk
 	@$(UV) run --quiet --group bench python -m benchmarks $(ARGS)
+
+picture: .venv/.installed ## Draw the guide's dashboard from the metrics of a run of a minute
+	@$(UV) run --quiet --group bench python -m benchmarks.dashboard
 
 lint: .venv/.installed
 	ruff check --no-cache
