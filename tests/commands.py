@@ -20,7 +20,7 @@ _HOME = Path(tempfile.mkdtemp(prefix="home-"))
 _HOME.chmod(0o711)  # an unprivileged PostgreSQL must have access
 (_HOME / "tmp").mkdir(mode=0o711)
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-_OURS = ("AUTH_", "DATABASE_", "TEST_DATABASE_", "LOG_", "MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PYTEST")
+_OURS = ("AUTH_", "DATABASE_", "TEST_DATABASE_", "LOG_", "OTEL_", "MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PYTEST")
 
 
 def environment(**env: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ def load(path: Path) -> list[Any]:
 
 def manifests_of(project: Path) -> dict[str, Any]:
     """Return all objects, by kind: there is one of each."""
-    documents = [document for path in sorted((project / "deploy").iterdir()) for document in load(path)]
+    documents = [document for path in sorted((project / "deploy").glob("*.yaml")) for document in load(path)]
     by_kind = {document["kind"]: document for document in documents}
     assert len(by_kind) == len(documents)
     return by_kind

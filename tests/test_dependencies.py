@@ -13,7 +13,9 @@ from cookiecutter.exceptions import FailedHookException
 def dependencies(project: Path) -> dict[str, str]:
     """Return the lower bound of each direct dependency, those for development too."""
     declared = data(project)["pyproject.toml"][0]
-    listed = [*declared["project"]["dependencies"], *declared["dependency-groups"]["dev"]]
+    groups = declared["dependency-groups"]
+    listed = [*declared["project"]["dependencies"], *groups["dev"], *groups["telemetry"]]
+    listed.remove({"include-group": "telemetry"})
     found = [re.fullmatch(r"([a-z0-9-]+)(?:\[[a-z]+\])?>=([0-9.]+)(?:;.*)?", line) for line in listed]
     assert all(found), listed
     return {match[1]: match[2] for match in found if match}

@@ -163,7 +163,7 @@ def test_removing_the_example(fresh: Path, bake: Any, caches: dict[str, str]) ->
         (with_manifests / name).rename(fresh / name)
     follow("removing-the-example.md", fresh, **caches)
     applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "README.md").read_text()))
-    assert applied == {f"deploy/{path.name}" for path in (fresh / "deploy").iterdir()}
+    assert applied == {f"deploy/{path.name}" for path in (fresh / "deploy").glob("*.yaml")}
     code = "".join(path.read_text() for folder in ("app", "migrations") for path in (fresh / folder).rglob("*.py"))
     assert not re.search("app.users|email_validator", code)
 
@@ -176,6 +176,37 @@ def test_the_guide_on_idempotency(fresh: Path, caches: dict[str, str]) -> None:
     assert re.findall(r'drop_table\("(\w+)"', migration.read_text()) == ["idempotency_keys"]
     code = "".join(path.read_text() for folder in ("app", "tests") for path in (fresh / folder).rglob("*.py"))
     assert "app.idempotency" not in code
+
+
+@pytest.mark.slow
+def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path, caches: dict[str, str]) -> None:
+    """The trace of a request reaches the development collector. Without the room all checks and other tests pass."""
+    text = blocks("observability.md")
+    start, serve, request = (block.code for block in text if block.language == "sh" and "rm -r" not in block.code)
+    collector_port, port = free_port(), free_port()
+    address = serve.split()[0].split("=")[1].replace("4318", str(collector_port))
+    command = [*start.split(), "--port", str(collector_port)]
+    with subprocess.Popen(command, cwd=fresh, env=environment(), stdout=subprocess.PIPE, text=True) as collector:
+        assert collector.stdout is not None
+        assert "OTEL_EXPORTER_OTLP_ENDPOINT=" in collector.stdout.readline()
+        making = [*serve.split()[1:], f"PORT={port}"]
+        with serving(making, cwd=fresh, port=port, OTEL_EXPORTER_OTLP_ENDPOINT=address):
+            _in_terminal(request.replace("localhost:8000", f"localhost:{port}"), fresh)
+        collector.terminate()
+        printed = collector.stdout.read()
+    (tree,) = (tree for tree in printed.split("\ntrace ") if "POST /users" in tree)
+    for name in ("db.client.connection.wait", "BEGIN", "INSERT users", "COMMIT"):
+        assert name in tree
+    removal = [block for block in text if block.path or "rm -r" in block.code]
+    for path, note, language, code in removal:
+        if path:
+            _write(fresh, path, note, language, code)
+        else:
+            _in_terminal(code, fresh)
+    (fresh / ".venv").unlink()  # its own, without the SDK
+    (fresh / "uv.lock").unlink()
+    done = run("make", "check", "test", cwd=fresh, timeout=600, **caches)
+    assert " passed" in done.stdout
 
 
 @pytest.mark.slow

@@ -23,7 +23,11 @@ OPTIONAL = {
     "Dockerfile": lambda chosen: chosen["deployment"] != "none",
     ".dockerignore": lambda chosen: chosen["deployment"] != "none",
     "compose.yaml": lambda chosen: chosen["deployment"] != "none",
-    "deploy/": lambda chosen: chosen["deployment"] == "kubernetes",
+    "deploy/observability/": lambda chosen: chosen["deployment"] != "none",
+    **{
+        f"deploy/{name}.yaml": lambda chosen: chosen["deployment"] == "kubernetes"
+        for name in ("cleanup", "config", "migrate", "service")
+    },
     "app/auth/keys.py": lambda chosen: chosen["auth"] == "oidc",
     "app/auth/tokens.py": lambda chosen: chosen["auth"] == "oidc",
     "dev/issuer.py": lambda chosen: chosen["auth"] == "oidc",

@@ -12,6 +12,7 @@ from functools import cache, partial
 from typing import TextIO
 
 import structlog
+from opentelemetry import trace
 from structlog.typing import EventDict, ExcInfo, Processor
 
 from app.config import Settings
@@ -33,6 +34,14 @@ def _as_json(event: EventDict, **_: object) -> str:
 
 def _without_color_message(_logger: object, _method: str, event: EventDict) -> EventDict:
     event.pop("color_message", None)  # uvicorn adds a copy of some messages, with terminal codes
+    return event
+
+
+def _with_trace_ids(_logger: object, _method: str, event: EventDict) -> EventDict:
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        event["trace_id"] = trace.format_trace_id(span.trace_id)
+        event["span_id"] = trace.format_span_id(span.span_id)
     return event
 
 
@@ -63,6 +72,7 @@ def configure_logging(settings: Settings) -> None:
     log_format = settings.log_format or ("console" if sys.stderr.isatty() else "json")
     first: list[Processor] = [
         structlog.contextvars.merge_contextvars,  # the request id, on each line of a request
+        _with_trace_ids,
         structlog.processors.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

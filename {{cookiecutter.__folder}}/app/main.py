@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Final
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.about import DESCRIPTION, NAME, VERSION
@@ -20,6 +21,7 @@ from app.logging import configure_logging
 from app.middleware import RequestMiddleware
 from app.problems import install_problems
 from app.startup import open_database
+from app.telemetry import is_on
 
 __all__ = ["app", "create_app"]
 
@@ -31,6 +33,16 @@ _FEATURES: Final = [
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
 """Far above any body of these routes, far below what would hurt a worker."""
+
+
+_TELEMETRY: Final[TelemetryConfig] = {
+    "auto_configure": False,  # app.telemetry does it, for scripts and migrations too
+    "logs": False,  # they would contain PostgreSQL's DETAIL, and so users' data
+    "operation_spans": False,  # four more spans a request
+    # Its check at each request whether they are configured costs 1 to 2 % of a read.
+    "tracing": is_on(),
+    "metrics": is_on(),
+}
 
 
 def create_app(settings: ServiceSettings | None = None) -> FastAPI:
@@ -55,7 +67,13 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
             yield
 
     app = FastAPI(
-        title=NAME, version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+        title=NAME,
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=_TELEMETRY,
     )
     install_problems(app)
     install_docs(app)

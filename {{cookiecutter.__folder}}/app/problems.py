@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from app.database.failures import DatabaseUnavailable, describe, is_refused, is_unavailable, sqlstate
 from app.errors import Busy, Conflict, DomainError, NotFound, Unprocessable
+from app.instruments import UNAVAILABLE
 
 __all__ = ["Problem", "install_problems", "problem", "problem_responses"]
 
@@ -163,6 +164,7 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     if not (is_unavailable(error) or is_refused(error)):
         raise error
     _log.warning("database unavailable", reason=describe(error), sqlstate=sqlstate(error))
+    UNAVAILABLE.add(1, {"reason": sqlstate(error) or type(error).__name__})
     # A write may have been stored, if its COMMIT was on the way: its route knows whether it is safe to repeat.
     advice = getattr(request.state, "advice", "try again shortly")
     return problem(

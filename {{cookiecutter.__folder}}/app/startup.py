@@ -1,7 +1,7 @@
 """Start-up shared by the service, the scripts and the migrations: from settings to a database that is ready."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import click
 import structlog
@@ -15,6 +15,8 @@ from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import check_revision
 from app.database.session import DatabaseSessionDependency
 from app.database.url import needs_password
+from app.instruments import STARTS, span
+from app.telemetry import telemetry
 
 __all__ = ["errors_as_one_line", "open_database"]
 
@@ -45,26 +47,39 @@ async def open_database(
     """
     database = database or DatabaseSessionDependency()
     replica_url = settings.database_replica_url.get_secret_value() if settings.database_replica_url else None
-    await database.initialize(
-        settings.database_url.get_secret_value(),
-        settings.database_password,
-        replica_url=replica_url,
-        replica_password=settings.database_password if replica_url and needs_password(replica_url) else None,
-        **vars(settings.database),
-    )
-    try:
-        await wait_for_database(
-            database.engine,
-            tries=settings.database_probe_tries,
-            pause=settings.database_probe_pause,
+    async with AsyncExitStack() as end:
+        end.push_async_callback(database.aclose)
+        await database.initialize(
+            settings.database_url.get_secret_value(),
+            settings.database_password,
+            replica_url=replica_url,
+            replica_password=settings.database_password if replica_url and needs_password(replica_url) else None,
+            **vars(settings.database),
         )
-        await check_revision(database.engine)
-        await warn_of_limits(database.engine, settings.database)
-        if database.replica is not None:
-            await _warn_of_replica(database.replica)
+        replica = database.replica.engine if database.replica else None
+        end.enter_context(telemetry(primary=database.engine, replica=replica))
+        with _counted_start():
+            await wait_for_database(
+                database.engine,
+                tries=settings.database_probe_tries,
+                pause=settings.database_probe_pause,
+            )
+            await check_revision(database.engine)
+            await warn_of_limits(database.engine, settings.database)
+            if database.replica is not None:
+                await _warn_of_replica(database.replica)
         yield database
+
+
+@contextmanager
+def _counted_start() -> Iterator[None]:
+    result = "failed"
+    try:
+        with span("start"):
+            yield
+        result = "ok"
     finally:
-        await database.aclose()
+        STARTS.add(1, {"result": result})
 
 
 async def _warn_of_replica(replica: Server) -> None:

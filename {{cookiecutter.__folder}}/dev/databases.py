@@ -23,8 +23,8 @@ __all__ = [
 
 def environment_without_settings() -> dict[str, str]:
     """Return the environment without the service's settings, for programs that must ignore them."""
-    # DATABASE_, LOG_, AUTH_
-    sections = tuple({f"{field.split('_')[0]}_".upper() for field in ServiceSettings.model_fields})
+    # DATABASE_, LOG_, AUTH_, and OpenTelemetry's.
+    sections = tuple({f"{field.split('_')[0]}_".upper() for field in ServiceSettings.model_fields} | {"OTEL_"})
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(sections)}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -23,8 +24,10 @@ from app.database.engine import create_database_engine
 from app.database.options import EngineOptions
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import Schema, compare_schema
+from app.instruments import span
 from app.logging import configure_logging
 from app.startup import errors_as_one_line
+from app.telemetry import telemetry
 
 _POLL = 0.25
 """Seconds between two attempts to take the lock."""
@@ -70,22 +73,23 @@ async def migrate_online(settings: Settings) -> None:
         **vars(options),
     )
     schema = options.schema
-    try:
+    async with AsyncExitStack() as end:
+        end.push_async_callback(engine.dispose)
+        end.enter_context(telemetry(migrations=engine))
+        end.enter_context(span("migrations"))
         await wait_for_database(
             engine,
             tries=settings.database_probe_tries,
             pause=settings.database_probe_pause,
         )
-        async with engine.connect() as lock_connection:
-            await _wait_for_turn(lock_connection, schema)
-            if _runs(command.upgrade) and await _is_ahead(engine):
-                return
-            if schema:
-                await _ensure_schema(engine, schema, create=_runs(command.upgrade, command.stamp))
-            async with engine.connect() as connection:
-                await connection.run_sync(_migrate, schema)
-    finally:
-        await engine.dispose()
+        lock_connection = await end.enter_async_context(engine.connect())
+        await _wait_for_turn(lock_connection, schema)
+        if _runs(command.upgrade) and await _is_ahead(engine):
+            return
+        if schema:
+            await _ensure_schema(engine, schema, create=_runs(command.upgrade, command.stamp))
+        async with engine.connect() as connection:
+            await connection.run_sync(_migrate, schema)
 
 
 def _no_time_limit(options: EngineOptions) -> dict[str, str]:

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.failures import is_conflict, sqlstate
 from app.database.session import DatabaseSessionDependency, db_session_dependency
+from app.instruments import RETRIES, span
 
 __all__ = ["run_transaction"]
 
@@ -56,12 +57,14 @@ async def run_transaction(
     """
     for left in range(tries - 1, -1, -1):
         try:
-            async with database.transaction() as session:
-                result = await fn(session)
+            with span("transaction"):
+                async with database.transaction() as session:
+                    result = await fn(session)
         except DBAPIError as error:
             if left == 0 or not is_conflict(error):
                 raise
             _log.info("transaction is retried", sqlstate=sqlstate(error), tries_left=left)
+            RETRIES.add(1)
         else:
             return result
         # A random pause up to the limit: "full jitter" in the AWS Architecture Blog's "Exponential Backoff And Jitter".

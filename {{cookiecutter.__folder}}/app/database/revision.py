@@ -14,6 +14,7 @@ from app.about import PROJECT_FILE
 from app.database.base import Base
 from app.database.failures import DatabaseUnavailable, describe, sqlstate
 from app.database.probe import DatabaseNotReady
+from app.instruments import SCHEMA
 
 __all__ = ["Schema", "check_revision", "compare_schema"]
 
@@ -86,6 +87,7 @@ async def compare_schema(engine: AsyncEngine) -> tuple[Schema, str]:
         raise DatabaseNotReady(f"DATABASE_URL: cannot read the schema's revision: {describe(error)}") from error
 
     revisions = f"(database: {', '.join(sorted(found)) or 'no revision'}, code: {', '.join(sorted(needed))})"
+    SCHEMA.set(1, {"revision": ", ".join(sorted(found)), "needed": ", ".join(sorted(needed))})
     if found == needed:
         return Schema.CURRENT, revisions
     if missing:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from app.database.failures import describe
 from app.database.session import db_session_dependency
+from app.instruments import READINESS
 from app.problems import problem, problem_responses
 
 __all__ = ["router"]
@@ -43,9 +44,11 @@ async def ready(request: Request) -> Health | JSONResponse:
     if ping.done():
         error = ping.exception()
         if error is None:
+            READINESS.add(1, {"result": "ok"})
             return Health()
         reason = describe(error)
     else:
         ping.cancel()
     _log.warning("not ready", reason=reason)
+    READINESS.add(1, {"result": "failed"})
     return problem(request, 503, "The database does not answer.", headers={"Retry-After": "1"})

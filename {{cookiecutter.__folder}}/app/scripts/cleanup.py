@@ -21,6 +21,7 @@ from app.database.reader import Reader
 from app.database.retry import run_transaction
 from app.database.session import DatabaseSessionDependency
 from app.idempotency import repository as keys
+from app.instruments import PURGED, span
 from app.logging import configure_logging
 from app.startup import errors_as_one_line, open_database
 from app.users import repository as users
@@ -67,7 +68,7 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
         ),
     ]
     async with open_database(settings) as database:
-        with _signals() as received:
+        with span("cleanup"), _signals() as received:
             for purge in purges:
                 if dry_run:
                     _log.info(f"{purge.what} to purge", count=await purge.count(database.reader))
@@ -90,6 +91,7 @@ async def _run(purge: _Purge, database: DatabaseSessionDependency, batch_size: i
         while not received:
             batch = await run_transaction(delete, database=database)
             purged += batch
+            PURGED.add(batch, {"kind": purge.what})
             bar.update(batch)
             if not terminal and batch:
                 _log.info("purged a batch", of_what=purge.what, count=batch, done=purged, of=total)

@@ -1,0 +1,57 @@
+"""The service's own metrics and spans. Names, units and labels are an interface: dashboards and alerts refer to them.
+
+Only OpenTelemetry's API is used, which comes with FastAPI and does nothing until `app.telemetry` installs the SDK.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from opentelemetry import metrics, trace
+
+__all__ = ["PURGED", "READINESS", "RETRIES", "SCHEMA", "STARTS", "TRANSACTIONS", "UNAVAILABLE", "span"]
+
+_meter = metrics.get_meter("app")
+_tracer = trace.get_tracer("app")
+
+TRANSACTIONS: Final = _meter.create_counter(
+    "app.transactions",
+    unit="{transaction}",
+    description="Ended transactions, by outcome: committed, rolled_back, conflict, or unknown if the answer was lost.",
+)
+RETRIES: Final = _meter.create_counter(
+    "app.transaction.retries", unit="{retry}", description="Transactions that were run again after a conflict."
+)
+UNAVAILABLE: Final = _meter.create_counter(
+    "app.unavailable",
+    unit="{response}",
+    description="503 responses, by reason: an SQLSTATE, or the class of the error.",
+)
+READINESS: Final = _meter.create_counter(
+    "app.readiness", unit="{probe}", description="Readiness probes, by result: ok or failed."
+)
+STARTS: Final = _meter.create_counter(
+    "app.starts", unit="{start}", description="Starts of the service and of scripts, by result: ok or failed."
+)
+PURGED: Final = _meter.create_counter(
+    "app.rows.purged", unit="{row}", description="Rows that the cleanup script deleted permanently."
+)
+SCHEMA: Final = _meter.create_gauge(
+    "app.schema", unit="{revision}", description="1, labelled with the schema's revision and the one that is needed."
+)
+
+
+@contextmanager
+def span(name: str) -> Iterator[None]:
+    """Trace a block. If it fails, the span has the error's class and not its text, which may contain users' data."""
+    current = _tracer.start_span(name)
+    if not current.get_span_context().is_valid:  # telemetry is off
+        yield
+        return
+    with trace.use_span(current, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        try:
+            yield
+        except BaseException as error:
+            current.set_status(trace.StatusCode.ERROR)
+            current.set_attribute("error.type", type(error).__qualname__)
+            raise

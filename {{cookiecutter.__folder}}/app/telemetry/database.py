@@ -1,0 +1,225 @@
+"""Spans and metrics of the connection pool and of each statement, by OpenTelemetry's conventions for databases.
+
+SQLAlchemy's engine events see only a part of the statements: see `app.database.statements`. The driver's connection
+sees all of them, BEGIN and COMMIT included.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from time import perf_counter
+from typing import Any, Final, TypeVar
+from weakref import WeakSet, WeakValueDictionary
+
+import asyncpg
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.trace import SpanKind, StatusCode
+from sqlalchemy import Dialect, Engine, event
+from sqlalchemy.exc import PendingRollbackError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
+
+from app.database.failures import is_conflict, sqlstate
+from app.instruments import TRANSACTIONS
+
+__all__ = ["observe"]
+
+T = TypeVar("T")
+
+_POOL: Final = "db.client.connection.pool.name"
+_BOUNDARIES: Final = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
+"""In seconds, as the conventions have them."""
+
+# Text, dollar-quoted text and numbers. Values that clients send are parameters ($1), this is for SQL written by hand.
+_VALUE = re.compile(r"'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|(?<![\w$.\"])\d[\d.]*", re.DOTALL)
+_TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE)\s+([\w.\"]+)", re.IGNORECASE)
+_OPERATION = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*([A-Za-z]+)", re.DOTALL)
+
+_tracer = trace.get_tracer(__name__)
+_meter = metrics.get_meter(__name__)
+_duration = _meter.create_histogram(
+    "db.client.operation.duration", "s", "Duration of statements.", explicit_bucket_boundaries_advisory=_BOUNDARIES
+)
+_wait = _meter.create_histogram(
+    "db.client.connection.wait_time",
+    "s",
+    "Time until the pool gave a connection.",
+    explicit_bucket_boundaries_advisory=_BOUNDARIES,
+)
+_timeouts = _meter.create_counter(
+    "db.client.connection.timeouts", "{timeout}", "Requests that got no connection within DATABASE_POOL_TIMEOUT."
+)
+_dialects: WeakSet[Dialect] = WeakSet()
+"""Each engine has a dialect of its own."""
+_pools: WeakValueDictionary[str, QueuePool] = WeakValueDictionary()
+
+
+def observe(engine: AsyncEngine, *, pool_name: str) -> None:
+    """Observe the pool and the connections of an engine. Call it once, before the first connection.
+
+    Parameters
+    ----------
+    engine
+        Engine, as `app.database.engine.create_database_engine` returns it.
+    pool_name
+        Name of its pool in metrics.
+    """
+    _dialects.add(engine.sync_engine.dialect)
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    connect, labels = pool.connect, {_POOL: pool_name}
+
+    def timed_connect() -> PoolProxiedConnection:
+        span = _tracer.start_span("db.client.connection.wait", attributes=labels)
+        start = perf_counter()
+        try:
+            return connect()
+        except BaseException as error:
+            _fail(span, error)
+            if isinstance(error, PoolTimeoutError):
+                _timeouts.add(1, labels)
+            raise
+        finally:
+            _wait.record(perf_counter() - start, labels)
+            span.end()
+
+    pool.connect = timed_connect  # type: ignore[method-assign]  # SQLAlchemy has no event for the time before a checkout
+    _pools[pool_name] = pool
+
+
+@event.listens_for(Engine, "do_connect")  # of all engines, since these listeners run before the one that connects
+def _connect_observed(dialect: Dialect, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
+    if dialect in _dialects and not issubclass(cparams["connection_class"], _Observed):
+        cparams["connection_class"] = type("Connection", (_Observed, cparams["connection_class"]), {})
+
+
+def _connections(_: CallbackOptions) -> Iterable[Observation]:
+    for name, pool in list(_pools.items()):
+        yield Observation(pool.checkedout(), {_POOL: name, "db.client.connection.state": "used"})
+        yield Observation(pool.checkedin(), {_POOL: name, "db.client.connection.state": "idle"})
+
+
+def _limits(_: CallbackOptions) -> Iterable[Observation]:
+    for name, pool in list(_pools.items()):
+        yield Observation(pool.size() + pool._max_overflow, {_POOL: name})  # noqa: SLF001  # nothing public has it
+
+
+_meter.create_observable_up_down_counter(
+    "db.client.connection.count", [_connections], "{connection}", "Connections of the pool, by state."
+)
+_meter.create_observable_up_down_counter(
+    "db.client.connection.max", [_limits], "{connection}", "Maximum number of connections of the pool."
+)
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """What may be said about a statement: its SQL, and no value."""
+
+    name: str
+    attributes: dict[str, str]
+    labels: dict[str, str]
+
+
+@lru_cache(1024)
+def _statement(query: str) -> _Statement:
+    operation = match[1].upper() if (match := _OPERATION.match(query)) else "OTHER"
+    table = match[1].replace('"', "") if (match := _TABLE.search(query)) else ""
+    labels = {"db.system.name": "postgresql", "db.operation.name": operation}
+    if table:
+        labels["db.collection.name"] = table
+    name = f"{operation} {table}".rstrip()
+    text = _VALUE.sub("?", query)
+    return _Statement(name, labels | {"db.query.summary": name, "db.query.text": text}, labels)
+
+
+async def _timed(query: str, running: Awaitable[T]) -> T:
+    statement = _statement(query)
+    labels = statement.labels
+    span = _tracer.start_span(statement.name, kind=SpanKind.CLIENT, attributes=statement.attributes)
+    start = perf_counter()
+    try:
+        return await running
+    except BaseException as error:
+        labels = {**labels, "error.type": _fail(span, error)}
+        raise
+    finally:
+        _duration.record(perf_counter() - start, labels)
+        span.end()
+
+
+def _fail(span: trace.Span, error: BaseException) -> str:
+    """Mark a span as failed. The error's text is left out: PostgreSQL quotes rows and parameters in it."""
+    state = sqlstate(error)
+    kind = state or type(error).__name__
+    span.set_status(StatusCode.ERROR)
+    span.set_attribute("error.type", kind)
+    if state:
+        span.set_attribute("db.response.status_code", state)
+    return kind
+
+
+class _Observed(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """Reports each statement. It is placed before the engine's own class of connections."""
+
+    _conflict = False
+
+    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+        verb = query.removesuffix(";")
+        if verb.startswith("BEGIN"):
+            self._conflict = False
+        try:
+            answer: str = await _timed(query, super().execute(query, *args, **options))
+        except BaseException as error:
+            self._failed(error)
+            if verb == "COMMIT":
+                lost = sqlstate(error) is None and not isinstance(error, PendingRollbackError)
+                self._ended("unknown" if lost else "rolled_back")
+            raise
+        if verb in ("COMMIT", "ROLLBACK"):
+            self._ended("committed" if verb == "COMMIT" else "rolled_back")
+        return answer
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+        return await self._reported(query, super().fetch(query, *args, **options))
+
+    async def executemany(self, query: str, *args: Any, **options: Any) -> Any:
+        return await self._reported(query, super().executemany(query, *args, **options))
+
+    async def prepare(self, query: str, **options: Any) -> "_Prepared":
+        statement = await self._reported(f"PREPARE {query}", super().prepare(query, **options))
+        return _Prepared(statement, partial(self._reported, query))
+
+    async def _reported(self, query: str, running: Awaitable[T]) -> T:
+        try:
+            return await _timed(query, running)
+        except BaseException as error:
+            self._failed(error)
+            raise
+
+    def _failed(self, error: BaseException) -> None:
+        self._conflict = self._conflict or is_conflict(error)
+
+    def _ended(self, outcome: str) -> None:
+        TRANSACTIONS.add(1, {"outcome": "conflict" if self._conflict and outcome != "committed" else outcome})
+        self._conflict = False
+
+
+class _Prepared:
+    """A prepared statement of the driver, which SQLAlchemy uses for what it runs itself."""
+
+    def __init__(self, statement: Any, reported: Callable[[Awaitable[Any]], Awaitable[Any]]) -> None:
+        self._statement = statement
+        self._reported = reported
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._statement, name)
+
+    async def fetch(self, *args: Any, **options: Any) -> Any:
+        return await self._reported(self._statement.fetch(*args, **options))
+
+    async def cursor(self, *args: Any, **options: Any) -> Any:
+        return await self._reported(self._statement.cursor(*args, **options))

@@ -1,0 +1,126 @@
+"""Installs OpenTelemetry's SDK with OTLP exporters, and ends it in limited time."""
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from app.about import NAME, VERSION
+
+__all__ = ["start"]
+
+_FLUSH: Final = 3.0
+"""Seconds at the end for what is not exported yet. A collector takes milliseconds; an absent one must delay no exit."""
+
+_SENT_BY_THE_CLIENT: Final = ("url.path", "url.query", "server.address", "http.request.method_original")
+"""Attributes of FastAPI's spans that a client chooses. The route, the method and the status say enough."""
+
+_STATM: Final = Path("/proc/self/statm")
+
+_log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def start(*, traces: bool, metrics: bool) -> Iterator[None]:
+    """Install the SDK for this process, and export until the end of the block. It can be installed once."""
+    resource = Resource.create(
+        {"service.name": NAME, "service.version": VERSION, "service.instance.id": str(uuid.uuid4())}
+    ).merge(OTELResourceDetector().detect())  # what the environment says takes precedence
+    _report_once()
+    shutdowns: list[Callable[[], None]] = []
+    if traces:
+        shutdowns.append(_trace(resource))
+    if metrics:
+        shutdowns.append(_measure(resource))
+    _log.info("telemetry is exported", traces=traces, metrics=metrics)
+    try:
+        yield
+    finally:
+        # Daemon threads: an export that hangs must not keep the process.
+        threads = [threading.Thread(target=shutdown, daemon=True) for shutdown in shutdowns]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(_FLUSH / len(threads))
+
+
+def _trace(resource: Resource) -> Callable[[], None]:
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(_Redaction())
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
+
+
+def _measure(resource: Resource) -> Callable[[], None]:
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+    provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
+    metrics.set_meter_provider(provider)
+    meter = metrics.get_meter(__name__)
+    meter.create_observable_counter("process.cpu.time", [_cpu_time], "s", "CPU time of this process.")
+    if _STATM.exists():
+        meter.create_observable_up_down_counter("process.memory.usage", [_memory], "By", "Resident memory.")
+    return provider.shutdown
+
+
+def _cpu_time(_: CallbackOptions) -> Iterable[Observation]:
+    times = os.times()
+    yield Observation(times.user, {"cpu.mode": "user"})
+    yield Observation(times.system, {"cpu.mode": "system"})
+
+
+def _memory(_: CallbackOptions) -> Iterable[Observation]:
+    yield Observation(int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+
+
+class _Redaction(SpanProcessor):
+    """Overwrites what a client has sent: a path or a query may contain anything, such as a token."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # as the SDK has it
+        for name in _SENT_BY_THE_CLIENT:
+            if name in (span.attributes or ()):
+                span.set_attribute(name, "REDACTED")
+
+
+def _report_once() -> None:
+    """Report each kind of problem of the SDK once: an absent collector would fill the log."""
+    logger = logging.getLogger("opentelemetry")
+    logger.propagate = False
+    logger.handlers[:] = [_Once(logging.WARNING)]
+
+
+class _Once(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log the record unless its like was logged. Texts of exporters are left out: they quote the endpoint."""
+        exporting = record.name.startswith("opentelemetry.exporter")
+        kind = "export" if exporting else str(record.msg)
+        if kind in self._said or (exporting and record.levelno < logging.ERROR):  # it tries again
+            return
+        self._said.add(kind)
+        if exporting:
+            _log.warning(
+                "telemetry is lost: it cannot be exported; requests are not affected. Does the collector run, and is "
+                "OTEL_EXPORTER_OTLP_ENDPOINT its address? This is said once"
+            )
+        else:
+            _log.warning(f"{record.getMessage()} This is said once")
