@@ -141,7 +141,7 @@ def _by(series: Series, label: str, number: Callable[[Any], Any]) -> dict[tuple[
     for labels, points in series.items():
         key = tuple(text.partition("=")[2] for text in labels if text.startswith(f"{label}="))
         for at, point in points:
-            found[key][round(at)].append(number(point))
+            found[key][at].append(number(point))
     return found
 
 

@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from app.auth.keys import KeysUnavailable
 from app.auth.options import AuthOptions
 from app.auth.tokens import AccessToken, InvalidToken, TokenVerifier
+from app.instruments import UNAVAILABLE
 
 __all__ = ["Caller", "open_auth", "requires"]
 
@@ -41,6 +42,7 @@ class _BearerToken(SecurityBase):
             raise _refusal(401, "The access token is not valid.", error="invalid_token") from None
         except KeysUnavailable as error:
             headers = {"Retry-After": str(ceil(error.retry_after))}
+            UNAVAILABLE.add(1, {"reason": "signing keys"})
             raise HTTPException(503, "The access token cannot be verified now; try again.", headers) from None
         # For the lines of the log, and for whatever else has the request at hand.
         structlog.contextvars.bind_contextvars(subject=caller.subject)

@@ -36,10 +36,10 @@ class Service:
             self._output.append(self._process.stderr.readline())
             assert self._output[-1], self._output
 
-    def stop(self) -> None:
-        """End it as a platform does, by SIGTERM."""
+    def stop(self, within: float = 60) -> None:
+        """End it as a platform does, by SIGTERM; it is killed after so many seconds, as a platform does that too."""
         self._process.terminate()
-        _, rest = self._process.communicate(timeout=60)
+        _, rest = self._process.communicate(timeout=within)
         self._output += rest.splitlines()
 
     @property

@@ -268,13 +268,13 @@ def test_a_collector_that_is_away_is_reported_once(database_url: str) -> None:
 
 
 def test_a_collector_that_never_answers_holds_up_no_request_and_no_end(database_url: str) -> None:
-    """The SDK would wait for ten minutes here."""
+    """The SDK alone would wait for half a minute here, as long as a platform waits before it kills."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         patient = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_EXPORTER_OTLP_TIMEOUT": "600"}
         with serving(database_url, **patient) as service:
             httpx2.get(f"{service.address}/things").raise_for_status()
-            service.stop()
+            service.stop(within=20)
         assert service.exit_code == -15
 
 
