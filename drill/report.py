@@ -175,7 +175,7 @@ def draw(lines: list[Line], answers: list[Answer], note: str) -> None:
             fontsize=8,
         )
     reads.set_xlabel("seconds")
-    reads.legend(fontsize=8, frameon=False, loc="upper right")
+    reads.legend(fontsize=8, frameon=False, loc="lower right")
     figure.savefig(PICTURE, metadata={"Date": None, "Description": note})
 
 
