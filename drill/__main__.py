@@ -14,7 +14,7 @@ from drill.faults import FAULTS, Fault, Run, make
 from drill.load import Load
 from drill.packages import ensure_packages
 from drill.programs import DrillError
-from drill.report import PAGE, PICTURE, draw, examine, machine, table, totals, write
+from drill.report import PAGE, PICTURE, draw, examine, machine, summary, table, totals, write
 from drill.service import running_service
 
 
@@ -34,11 +34,12 @@ def main(only: tuple[str, ...]) -> None:
     shutil.rmtree(folder)
     answers = sorted(load.answers, key=lambda answer: answer.at)
     lines = [examine(run, answers) for run in runs]
-    page = f"{table(lines, account, load)}\n\n{totals(account, load)}\n\n{note}"
+    short = summary(lines)
+    page = f"{table(lines, account, load)}\n\n{short}\n\n{totals(account, load)}\n\n{note}"
     click.echo(page)
     if not only:
         draw(lines, answers, note)
-        write(f"![Requests and errors each second]({PICTURE.name})\n\n{page}")
+        write(f"![Requests and errors each second]({PICTURE.name})\n\n{page}", short)
         click.echo(f"\nWritten to {PAGE.relative_to(PAGE.parent.parent)}")
     balance = account.balance(load.writes)
     if balance.gone or balance.wrong or account.direct_gone:

@@ -22,6 +22,7 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 
 PAGE: Final = TEMPLATE / "docs" / "reliability.md"
+SCALING: Final = TEMPLATE / "docs" / "scaling.md"
 PICTURE: Final = TEMPLATE / "docs" / "drill.svg"
 
 
@@ -103,6 +104,23 @@ def _statuses(counts: Counter[str], slowest: float) -> str:
     return ", ".join(f"{status} ({counts[status]:,})" for status in sorted(counts)) + f"; slowest {slowest:.1f} s"
 
 
+def summary(lines: list[Line]) -> str:
+    """Return how long clients were without service, in a paragraph."""
+    made = [line for line in lines if not line.run.obstacle]
+    if not made:
+        return "No fault was made."
+    later = max(0, *(line.writes - line.cluster for line in made))
+    statuses = {status for line in made for counts in line.statuses.values() for status in counts}
+    answers = ", ".join(sorted(statuses))
+    longest = max(line.cluster for line in made)
+    reads = max(line.reads for line in made)
+    return (
+        f"Over {len(made)} faults, clients' writes were out at most {later:.1f} s longer than the cluster itself, "
+        f"whose longest outage was {longest:.1f} s. Reads that may be stale were never out for more than {reads:.1f} "
+        f"s. Answers: {answers}."
+    )
+
+
 def totals(account: Account, load: Load) -> str:
     """Return what holds over the whole run, in a paragraph."""
     balance = account.balance(load.writes)
@@ -157,10 +175,15 @@ def draw(lines: list[Line], answers: list[Answer], note: str) -> None:
             fontsize=8,
         )
     reads.set_xlabel("seconds")
-    reads.legend(fontsize=8, frameon=False, loc="upper right")
+    reads.legend(fontsize=8, frameon=False, loc="lower right")
     figure.savefig(PICTURE, metadata={"Date": None, "Description": note})
 
 
-def write(text: str) -> None:
-    """Write the part of the page between its two marks."""
-    replace_marked(PAGE, "drill", text)
+def write(page: str, short: str) -> None:
+    """Write the parts of the pages between their marks: all of it, and the paragraph of `summary`."""
+    replace_marked(PAGE, "drill", page)
+    replace_marked(
+        SCALING,
+        "drill",
+        f"In the [drill](reliability.md#a-cluster-under-faults-the-drill): {short[0].lower()}{short[1:]}",
+    )
