@@ -47,8 +47,8 @@ LICENSES = {
 }
 DEFAULT = {name: choices[0] for name, choices in OPTIONS.items()}
 TO_CHECK = [
-    {"ci": "gitlab", "deployment": "kubernetes", "license": "Apache-2.0", "python_version": "3.14"},
-    {"ci": "gitlab", "deployment": "docker", "license": "BSD-3-Clause", "python_version": "3.12"},
+    {"ci": "gitlab", "deployment": "kubernetes", "license": "Apache-2.0", "python_version": "3.14", "auth": "none"},
+    {"ci": "gitlab", "deployment": "docker", "license": "BSD-3-Clause", "python_version": "3.12", "auth": "none"},
 ]
 
 

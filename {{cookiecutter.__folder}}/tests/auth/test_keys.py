@@ -1,9 +1,11 @@
 """The provider's keys: when they are fetched, and what a provider changes that is away, slow or wrong."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -63,6 +65,17 @@ async def test_tokens_with_unknown_keys_make_us_ask_once_in_a_while(provider: Is
     answers = await asyncio.gather(*(keys.find(str(number), "ES256") for number in range(100)))
     assert set(answers) == {None}
     assert provider.requests == ONE_FETCH
+
+
+async def test_between_two_fetches_there_is_a_pause(provider: Issuer) -> None:
+    keys, others = Keys(provider.url, ALGORITHMS, pause=3600), Keys(provider.url, ALGORITHMS)
+    await keys.find(provider.key_id, "ES256")
+    waiting = asyncio.create_task(keys.find("unknown", "ES256"))
+    await asyncio.sleep(0)
+    await others.find(provider.key_id, "ES256")  # whoever does not pause has asked by now
+    assert provider.requests == ONE_FETCH * 2
+    waiting.cancel()
+    await keys.aclose()
 
 
 async def test_a_key_that_appears_right_after_a_fetch_is_found(provider: Issuer) -> None:
@@ -137,7 +150,6 @@ class TestWithoutAProvider:
         ("/keys", {"keys": "x"}),
         ("/keys", {"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "a", "alg": "HS256"}]}),
         ("/keys", {"keys": [{"kty": "EC", "kid": "a"}]}),
-        ("/keys", {"keys": [], "padding": "x" * 300_000}),
     ],
 )
 async def test_a_provider_that_answers_nonsense_changes_nothing(provider: Issuer, path: str, document: Any) -> None:
@@ -150,6 +162,19 @@ async def test_a_provider_that_answers_nonsense_changes_nothing(provider: Issuer
     with pytest.raises(KeysUnavailable):
         await keys.find("another", "ES256")
     assert await keys.find(provider.key_id, "ES256") is known
+
+
+async def test_an_answer_without_end_is_cut(provider: Issuer) -> None:
+    provider.documents["/keys"]["padding"] = "x" * 300_000
+    with pytest.raises(KeysUnavailable):
+        await Keys(provider.url, ALGORITHMS).find(provider.key_id, "ES256")
+
+
+async def test_keys_are_read_from_no_file(provider: Issuer, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(json.dumps(provider.documents["/keys"]))
+    provider.documents[DISCOVERY]["jwks_uri"] = (tmp_path / "keys").as_uri()
+    with pytest.raises(KeysUnavailable):
+        await Keys(provider.url, ALGORITHMS).find(provider.key_id, "ES256")
 
 
 async def test_a_redirect_is_not_followed(provider: Issuer) -> None:

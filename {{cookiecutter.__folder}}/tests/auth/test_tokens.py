@@ -30,7 +30,6 @@ async def test_a_token_that_was_accepted_is_refused_once_it_has_expired(verifier
     ("header", "claims", "reason"),
     [
         ({"crit": ["x"], "x": 1}, {}, "InvalidTokenError"),
-        ({"crit": ["b64"], "b64": True}, {}, "Header"),
         ({"typ": "logout+jwt"}, {}, "Type"),
         ({"kid": "unknown"}, {}, "UnknownKey"),
         ({}, {"padding": "x" * 16_384}, "TooLong"),
