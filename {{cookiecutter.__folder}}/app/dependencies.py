@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
 from app.database.reader import Reader
-from app.database.session import DatabaseSessionDependency, LateCommitError, db_session_dependency
+from app.database.session import DatabaseSessionDependency, db_session_dependency
+from app.database.transaction import LateCommitError
 
-__all__ = ["DbFallbackReader", "DbReader", "DbReplicaReader", "DbSession", "LateCommitError", "refuse_late_commits"]
+__all__ = ["DbFallbackReader", "DbReader", "DbReplicaReader", "DbSession", "refuse_late_commits"]
 
 
 async def _session(connection: HTTPConnection) -> AsyncSession:

@@ -15,7 +15,8 @@ from app.auth.dependencies import open_auth
 from app.config import ServiceSettings, SettingsError, load_settings
 from app.database.probe import DatabaseNotReady
 from app.database.session import db_session_dependency
-from app.dependencies import LateCommitError, refuse_late_commits
+from app.database.transaction import LateCommitError
+from app.dependencies import refuse_late_commits
 from app.docs import install_docs
 from app.logging import configure_logging
 from app.middleware import RequestMiddleware

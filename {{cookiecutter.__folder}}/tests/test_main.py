@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import ServiceSettings
 from app.database.session import db_session_dependency
-from app.dependencies import LateCommitError
+from app.database.transaction import LateCommitError
 from app.main import create_app
 from tests.commands import PROJECT, environment, run
 

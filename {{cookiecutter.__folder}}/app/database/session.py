@@ -1,45 +1,27 @@
 """Sessions and readers, for requests and everything else: one provider, one rule of commit and rollback."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
-from types import TracebackType
 from typing import Any, Final
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, Select, event, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Select, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session
 
 from app.database.engine import create_database_engine
 from app.database.fallback import Readers, Server, create_readers
 from app.database.probe import probe
 from app.database.reader import Reader
+from app.database.transaction import SessionBlock, commit_and_close, refuse_autocommit, refuse_uncommitted_work
 
-__all__ = [
-    "DatabaseSessionDependency",
-    "LateCommitError",
-    "UncommittedWorkError",
-    "create_async_session",
-    "db_session_dependency",
-    "watch_sessions",
-]
+__all__ = ["DatabaseSessionDependency", "create_async_session", "db_session_dependency"]
 
 _PING: Final = 1.0
 """Time limit of the statement of a ping, in seconds."""
 
 _REPLICA_CONNECT: Final = 1.0
 """Time limit of one connection attempt to a replica, in seconds: the primary is there to be asked instead."""
-
-
-class LateCommitError(Exception):
-    """A session would be committed after the response."""
-
-
-class UncommittedWorkError(RuntimeError):
-    """An unmanaged session was closed with uncommitted work, which is rolled back."""
 
 
 class DatabaseSessionDependency:
@@ -95,9 +77,13 @@ class DatabaseSessionDependency:
         ValueError
             If the isolation level is AUTOCOMMIT.
         """
-        _refuse_autocommit(options)
+        refuse_autocommit(options)
         primary = _server("DATABASE_URL", url, password, options)
-        event.listen(primary.engine.sync_engine, "set_connection_execution_options", _refuse_autocommit_later)
+        event.listen(
+            primary.engine.sync_engine,
+            "set_connection_execution_options",
+            lambda _connection, chosen: refuse_autocommit(chosen),
+        )
         replica = None
         if replica_url is not None:
             connect_timeout = min(_REPLICA_CONNECT, options.get("connect_timeout", _REPLICA_CONNECT))
@@ -159,13 +145,15 @@ class DatabaseSessionDependency:
         """Open a session. Leaving the block ends its transaction, in requests and elsewhere."""
         if self._sessions is None:
             raise _not_initialized()
-        return self.transaction() if self._manage_transactions else _Block(self._sessions(), _refuse_uncommitted_work)
+        return (
+            self.transaction() if self._manage_transactions else SessionBlock(self._sessions(), refuse_uncommitted_work)
+        )
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session that is one transaction, also if sessions are unmanaged."""
         if self._sessions is None:
             raise _not_initialized()
-        return _Block(self._sessions(), _commit_and_close)
+        return SessionBlock(self._sessions(), commit_and_close)
 
     async def ping(self) -> None:
         """Query the servers, outside their pools, until one answers. Raises DBAPIError or DatabaseUnavailable."""
@@ -225,85 +213,6 @@ async def create_async_session(
     return session
 
 
-_OUTSIDE: list[asyncio.Task[Any] | None] = []
-"""Tasks with an open session outside of requests."""
-
-_with_sessions = ContextVar("_with_sessions", default=_OUTSIDE)
-"""Tasks with an open session, of the current request."""
-
-
-def watch_sessions() -> Callable[[], None]:
-    """Watch the sessions of a request. Returns a function to call before its response is sent.
-
-    Raises
-    ------
-    LateCommitError
-        From that function, if the current task has a session open, which it would commit after the response.
-    """
-    tasks: list[asyncio.Task[Any] | None] = []
-    _with_sessions.set(tasks)
-
-    def refuse_open_session() -> None:
-        if tasks and asyncio.current_task() in tasks:  # another task, such as a job that the handler started, may
-            raise LateCommitError(
-                "a session is still open when the response is sent, and would be committed after it: in a handler, "
-                "and in a dependency, write `session: DbSession` (from app.dependencies); a background task and the "
-                "body of a stream open a session of their own, with `async with db_session_dependency.session()`"
-            )
-
-    return refuse_open_session
-
-
-class _Block(AbstractAsyncContextManager[AsyncSession]):
-    """Ends a session's transaction at the end of its block, and rolls it back if the block fails.
-
-    Parameters
-    ----------
-    session
-        Session for the block.
-    end
-        Function that ends the transaction of a successful block, and closes the session.
-    """
-
-    # A class, since a generator would make a whole request 8 % slower.
-
-    def __init__(self, session: AsyncSession, end: Callable[[Session], None]) -> None:
-        self._session = session
-        self._end = end
-
-    async def __aenter__(self) -> AsyncSession:
-        self._task = asyncio.current_task()
-        self._tasks = _with_sessions.get()
-        self._tasks.append(self._task)
-        return self._session
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        closed = False
-        try:
-            if error is None:
-                await self._session.run_sync(self._end)
-                closed = True
-        finally:
-            self._tasks.remove(self._task)
-            if not closed:
-                # Rolls back and closes, even while the task is being cancelled.
-                await self._session.__aexit__(kind, error, traceback)
-
-
-def _refuse_autocommit(options: Mapping[str, Any]) -> None:
-    if (options.get("isolation_level") or "").upper() == "AUTOCOMMIT":
-        raise ValueError(
-            "isolation_level AUTOCOMMIT is refused: a transaction would not be one; a statement that PostgreSQL runs "
-            "outside of transactions only goes on `engine.execution_options(isolation_level='AUTOCOMMIT').connect()`"
-        )
-
-
-def _refuse_autocommit_later(_: Connection, options: Mapping[str, Any]) -> None:
-    _refuse_autocommit(options)
-
-
 def _server(setting: str, url: str, password: str | SecretStr | None, options: dict[str, Any]) -> Server:
     # Readiness has a connection of its own: a service with a busy pool is not unready.
     ping_options = {"pool_size": 1, "max_overflow": 0, "isolation_level": "AUTOCOMMIT", "statement_timeout": _PING}
@@ -314,30 +223,8 @@ def _server(setting: str, url: str, password: str | SecretStr | None, options: d
     )
 
 
-def _commit_and_close(session: Session) -> None:
-    # In one function, since each call of an AsyncSession costs two greenlet switches.
-    session.commit()
-    session.close()
-
-
 def _not_initialized() -> RuntimeError:
     return RuntimeError(
         "The database pool is not open. The service opens it at start-up; in a script, use "
         "`async with open_database(settings) as database, database.session() as session`."
     )
-
-
-def _refuse_uncommitted_work(session: Session) -> None:
-    pending = bool(session.new or session.deleted or any(session.is_modified(row) for row in session.dirty))
-    if not pending and session.in_transaction():
-        try:
-            # The server assigns a transaction id at the first write or row lock, including those of raw SQL.
-            pending = bool(session.scalar(select(func.pg_current_xact_id_if_assigned().is_not(None))))
-        except DBAPIError:
-            pending = True  # a statement has failed and its error was swallowed: the transaction is lost
-    if pending:
-        raise UncommittedWorkError(
-            "The session was closed with uncommitted work, which is rolled back: end the handler with "
-            "`await session.commit()`, or with `await session.rollback()` to discard the work."
-        )
-    session.close()
