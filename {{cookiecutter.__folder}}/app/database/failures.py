@@ -98,8 +98,7 @@ def is_unavailable(error: BaseException) -> bool:
     state = sqlstate(error) or ""
     if state == _PROTOCOL_VIOLATION:
         return False
-    known = state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES or has_outdated_plan(error)
-    return known or error.connection_invalidated
+    return state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES or error.connection_invalidated
 
 
 def is_refused(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -69,6 +70,19 @@ async def test_the_application_has_a_name_on_the_server_and_the_url_can_change_i
             found = await connection.scalar(text("SHOW application_name"))
             assert found == name or (name is None and found)
         await engine.dispose()
+
+
+async def test_the_options_of_the_pool_reach_the_pool(database_url: str) -> None:
+    options: dict[str, Any] = {
+        "pool_size": 2,
+        "max_overflow": 3,
+        "pool_timeout": 4.0,
+        "pool_recycle": 5,
+        "pool_pre_ping": True,
+    }
+    pool: Any = create_database_engine(database_url, **options).pool
+    found = (pool.size(), pool._max_overflow, pool.timeout(), pool._recycle, pool._pre_ping)
+    assert found == tuple(options.values())
 
 
 async def test_a_password_may_be_a_secret(database_url: str) -> None:

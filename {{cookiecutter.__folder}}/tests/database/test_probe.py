@@ -65,6 +65,12 @@ async def test_a_server_with_no_room_is_waited_for(database_url: str, server_url
     assert waits == 2
 
 
+async def test_a_server_that_goes_away_before_its_schema_is_read_is_a_line() -> None:
+    engine = create_database_engine(GONE)
+    with pytest.raises(DatabaseNotReady, match="^DATABASE_URL: cannot read the schema's revision: .+$"):
+        await check_revision(engine)
+
+
 async def test_a_schema_at_the_newest_revision_is_fine(engine: AsyncEngine) -> None:
     await check_revision(engine)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -103,7 +104,10 @@ async def test_as_a_command_it_writes_a_line_a_batch(database_url: str, session:
     ]
 
 
-async def test_sigterm_ends_it_after_the_batch_in_hand(database_url: str, session: AsyncSession) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_a_signal_ends_it_after_the_batch_in_hand(
+    database_url: str, session: AsyncSession, number: signal.Signals, code: int
+) -> None:
     """The first batch is held up by a lock of ours until the signal is sent: no guess at the time."""
     await add(session, 31, 3)
     await session.execute(
@@ -125,10 +129,10 @@ async def test_sigterm_ends_it_after_the_batch_in_hand(database_url: str, sessio
         )
         while not await session.scalar(waiting):
             assert process.poll() is None
-        process.terminate()
+        process.send_signal(number)
         await session.rollback()
         _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 143, stderr
+    assert process.returncode == code, stderr
     assert await count(session) == 2
 
 
