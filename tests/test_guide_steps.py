@@ -84,7 +84,7 @@ def follow(guide: str, project: Path, addresses: dict[str, str] | None = None, *
 
 def _in_terminal(commands: str, project: Path, **env: str) -> str:
     script = f'set -e\nexport PATH="$PWD/.venv/bin:$PATH"\n{commands}'
-    return run("sh", "-c", script, cwd=project, timeout=300, **env).stdout
+    return run("sh", "-c", script, cwd=project, timeout=600, **env).stdout
 
 
 def _psql(statements: str, project: Path, **env: str) -> None:

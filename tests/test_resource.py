@@ -87,7 +87,7 @@ def test_what_it_writes_passes_check_and_test_unedited(fresh: Path) -> None:
         f"{LONGEST[:-1]}s",
     ]
     run("make", "check", cwd=fresh)
-    tested = run("make", "test", cwd=fresh, timeout=300).stdout
+    tested = run("make", "test", cwd=fresh, timeout=600).stdout
     assert " passed" in tested
     collected = run(str(fresh / ".venv/bin/pytest"), "-n0", "--collect-only", "-q", "tests/orders", cwd=fresh).stdout
     assert "tests/orders/test_routes.py::test_create_then_get" in collected
