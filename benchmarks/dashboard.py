@@ -1,6 +1,6 @@
 """Draws the dashboard's panels from the metrics of a real run: ``make picture``. No Grafana is needed.
 
-Paced clients use the example for 40 seconds. In the middle somebody locks the table for some seconds: the pool fills,
+Paced clients use the example for 40 seconds. In the middle somebody locks the table for a few seconds: the pool fills,
 and requests get a 503.
 """
 

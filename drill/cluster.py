@@ -203,7 +203,7 @@ class Cluster:
         self._http.post(f"http://127.0.0.1:{primary.rest_port}/switchover", json=body, timeout=60).raise_for_status()
 
     def is_healthy(self) -> bool:
-        """Tell whether there is a primary, a synchronous standby and a second standby, all without lag."""
+        """Return whether there is a primary, a synchronous standby and a second standby, all without lag."""
         members = self.members()
         running = all(
             member["state"] in ("running", "streaming") and member.get("lag", 0) in (0, "0") for member in members
@@ -269,7 +269,7 @@ class Cluster:
         return Node(name, folder, port=port, rest_port=rest_port, patroni=patroni, has_own_disk=mounted)
 
     def _mount(self, folder: Path) -> bool:
-        """Mount a disk of limited size on a folder, in memory; tell whether that could be done."""
+        """Mount a disk of limited size on a folder, in memory; return whether that could be done."""
         if ACCOUNT is None:
             return False
         options = f"size={DISK}m,mode=0700,uid={ACCOUNT},gid={ACCOUNT}"

@@ -191,7 +191,7 @@ class Load:
         write.ended_at = time.monotonic()
 
     def _is_hopeless(self, write: Write) -> bool:
-        """Tell whether the service has refused a write, or the drill ended without an answer to it."""
+        """Return whether the service has refused a write, or the drill ended without an answer to it."""
         refusals = [status for status in write.statuses if 400 <= status < 500]
         # 409 may mean that an earlier attempt still runs.
         ended = self._stop.is_set() and len(write.statuses) > _TRIES
@@ -225,5 +225,5 @@ class Load:
 
 
 def is_success(answer: Answer) -> bool:
-    """Tell whether it is a 2xx."""
+    """Return whether it is a 2xx."""
     return 200 <= answer.status < 300

@@ -73,7 +73,7 @@ class Program:
             )
 
     def is_running(self) -> bool:
-        """Tell whether it runs."""
+        """Return whether it runs."""
         return self._process is not None and self._process.poll() is None
 
     def pids(self) -> set[int]:
@@ -148,7 +148,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def listens(port: int) -> bool:
-    """Tell whether something accepts connections on a port of the loopback interface."""
+    """Return whether something accepts connections on a port of the loopback interface."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0

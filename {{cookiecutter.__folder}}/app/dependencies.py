@@ -33,7 +33,7 @@ async def _session(connection: HTTPConnection) -> AsyncSession:
 
 
 def _raise_swallowed(outside: BaseException | None, _kind: object, error: BaseException | None, _tb: object) -> None:
-    # While a block is left because of an error, that error is the current one, also if another exit has swallowed it.
+    # While a block is left because of an error, that error is the current one, even if another exit has swallowed it.
     current = sys.exception()
     if error is None and current is not None and current is not outside:
         raise current

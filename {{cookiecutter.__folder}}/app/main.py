@@ -33,7 +33,7 @@ _FEATURES: Final = [
 """Folders of ``app/`` whose routes are served. Routes are tried in this order: the busiest first."""
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
-"""Far above any body of these routes, far below what would hurt a worker."""
+"""Well above any valid body, well below what would hurt a worker."""
 
 
 _TELEMETRY: Final[TelemetryConfig] = {
@@ -87,7 +87,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
 
 
 class _OneLineStartup:
-    """Reports start-up errors that the user can fix as one line each, instead of the server's traceback."""
+    """Reports fixable start-up errors in one line each, instead of the server's traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

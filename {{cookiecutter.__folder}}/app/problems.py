@@ -24,8 +24,8 @@ _RETRY_AFTER: Final = "1"
 """Seconds to wait before a request is repeated: about as long as a pool takes to drain, or a database to restart."""
 
 _DETAILS: Final = {
-    404: "There is nothing at this address.",
-    405: "This address does not answer that method.",
+    404: "There is nothing at this URL.",
+    405: "This URL does not support this method.",
 }
 
 _log = structlog.get_logger(__name__)

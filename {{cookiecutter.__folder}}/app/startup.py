@@ -92,7 +92,7 @@ async def _warn_of_replica(replica: Server) -> None:
 
 @contextmanager
 def errors_as_one_line() -> Iterator[None]:
-    """Report errors that the user can fix as one line each on stderr, without a traceback, and exit.
+    """Print errors that the user can fix to stderr, one line each, without a traceback, and exit.
 
     The exit code is 78 for settings, 1 for the database, and 130 after Ctrl-C.
     """

@@ -14,7 +14,7 @@ _ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES2
 
 
 def is_trusted_url(url: str) -> bool:
-    """Tell whether nobody between us and this URL can change what it answers: by https, or on this machine."""
+    """Return whether nobody between us and this URL can change what it answers: by https, or on this machine."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018  # raises for a port that is none

@@ -1,4 +1,4 @@
-"""Declarative base and ids of all models. Models import no other module of ``app.database``."""
+"""Declarative base and id generator of all models. Models import nothing else from ``app.database``."""
 
 import sys
 

@@ -31,7 +31,7 @@ from app.database.url import DatabaseUrl, parse_database_url
 __all__ = ["IDLE_IN_TRANSACTION", "create_database_engine"]
 
 _DRIVER_GRACE: Final = 1.0
-"""Seconds that the driver waits longer than the server's statement_timeout: the server's error says more."""
+"""Extra seconds before the driver times out: the server's own error says more."""
 
 _SILENT: Final = 10.0
 """Seconds for which a host that did not answer in time is asked after the other ones."""
@@ -93,7 +93,7 @@ def create_database_engine(
     connect_args: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> AsyncEngine:
-    """Create an engine. Nothing connects before its first use; the caller disposes of it.
+    """Create an engine. It connects on first use; the caller disposes of it.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def create_database_engine(
     Raises
     ------
     DatabaseUrlError
-        If the URL, or the password beside it, cannot be used.
+        If the URL or the password is invalid.
     TypeError
         If there is no such option.
     """

@@ -80,17 +80,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Return the SQLSTATE of an error, None if it has none."""
+    """Return the SQLSTATE of an error, or None if it has none."""
     return next((code for link in _chain(error) if (code := getattr(link, "sqlstate", None))), None)
 
 
 def constraint_name(error: BaseException) -> str | None:
-    """Return the name of the constraint that was violated, None if the error is another one."""
+    """Return the name of the violated constraint, or None for other errors."""
     return next((name for link in _chain(error) if (name := getattr(link, "constraint_name", None))), None)
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell whether the cause is the state of the database, not the statement: the same request may succeed later."""
+    """Return whether the state of the database is the cause, not the statement: the same request may succeed later."""
     if isinstance(error, DatabaseUnavailable | PoolTimeoutError):
         return True
     if not isinstance(error, DBAPIError):
@@ -102,7 +102,7 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Tell whether the server or a pooler rejected the login: no such role or database, or a wrong password.
+    """Return whether the server or a pooler rejected the login: no such role or database, or a wrong password.
 
     At start-up that is permanent. Later it means that the database was dropped, the password changed, or a pooler has
     too many clients.
@@ -112,12 +112,12 @@ def is_refused(error: BaseException) -> bool:
 
 
 def cannot_connect_now(error: BaseException) -> bool:
-    """Tell whether the server that rejected a connection cannot accept any, whoever asks."""
+    """Return whether the server that rejected a connection cannot accept any, whoever asks."""
     return sqlstate(error) in (_CANNOT_CONNECT_NOW, _INTERNAL_ERROR)
 
 
 def another_may_answer(error: BaseException) -> bool:
-    """Tell whether a read that failed on one server may succeed on another one.
+    """Return whether a read that failed on one server may succeed on another one.
 
     The server is away, or it is a replica: one that lags behind a migration, or that has cancelled the read in favour
     of what it replicates (40001). A busy pool and a slow statement are no reasons: they would only move the load.
@@ -129,12 +129,12 @@ def another_may_answer(error: BaseException) -> bool:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Tell whether a conflict with a concurrent transaction caused the rollback: a retry may succeed."""
+    """Return whether a conflict with a concurrent transaction caused the rollback: a retry may succeed."""
     return sqlstate(error) in _CONFLICTS or has_outdated_plan(error)
 
 
 def has_outdated_plan(error: BaseException) -> bool:
-    """Tell whether a migration has changed a column after the statement was prepared. The next run prepares it anew."""
+    """Return whether a migration has changed a column after a statement was prepared. The next run prepares it anew."""
     return any(isinstance(link, InvalidCachedStatementError) for link in _chain(error))
 
 

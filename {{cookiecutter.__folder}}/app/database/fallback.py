@@ -27,7 +27,7 @@ _PAUSE: Final = 1.0
 """Seconds between two attempts to reach a server that is away."""
 
 _CLOSE: Final = 2.0
-"""Seconds within which a pool must be closed. A server that answers takes some milliseconds."""
+"""Time limit in seconds to close a pool. It usually takes a few milliseconds."""
 
 _log = structlog.get_logger(__name__)
 

@@ -53,15 +53,15 @@ async def warn_of_limits(engine: AsyncEngine, options: EngineOptions, logger: An
 
 def _connections(options: EngineOptions, room: int, own_room: int, in_use: int) -> str | None:
     wanted = options.pool_size + options.max_overflow + 1  # one for readiness
-    mend = "lower DATABASE_POOL_SIZE or DATABASE_MAX_OVERFLOW, or raise the server's limit"
+    fix = "lower DATABASE_POOL_SIZE or DATABASE_MAX_OVERFLOW, or raise the server's limit"
     if wanted > own_room:
         return (
-            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, and there is room for {own_room}: {mend}"
+            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, and there is room for {own_room}: {fix}"
         )
     if wanted + in_use > room:
         return (
             f"DATABASE_POOL_SIZE: this process may open {wanted} connections, there is room for {room}, "
-            f"and {in_use} are in use: {mend}"
+            f"and {in_use} are in use: {fix}"
         )
     return None
 

@@ -57,7 +57,7 @@ class EngineOptions:
 
     max_overflow: Annotated[int, Field(ge=0)] = 0
     """Additional connections under load. Each is closed when it is returned, and a new one opened for the next request:
-    that costs a busy service a third of its throughput. Rather increase the pool's size."""
+    that costs a busy service a third of its throughput. Increase ``pool_size`` instead."""
 
     pool_timeout: Annotated[float, Field(gt=0)] = 30
     """How long a request waits for a free connection before it gets a 503."""
@@ -66,5 +66,5 @@ class EngineOptions:
     """Age at which a connection is replaced when it is next checked out; -1: never."""
 
     pool_pre_ping: bool = False
-    """Test each connection when it is checked out: a round trip a request. A connection that the server has closed is
-    detected without it; only a network that drops idle connections silently needs it."""
+    """Test each connection at checkout: one round trip per request. A connection that the server has closed is detected
+    without it; only a network that drops idle connections silently needs it."""

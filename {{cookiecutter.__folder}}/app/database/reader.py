@@ -59,7 +59,7 @@ class Reader:
         Raises
         ------
         ReaderCannotWriteError
-            If the statement is no select, contains an INSERT, UPDATE, DELETE or textual statement, or locks rows.
+            If the statement is not a select, has an INSERT, UPDATE, DELETE or textual statement in it, or locks rows.
             Functions that write, and fragments of SQL inside the select, are not detected.
         DBAPIError, DatabaseUnavailable
             If the statement fails; see `app.database.failures`.

@@ -39,7 +39,7 @@ class DatabaseSessionDependency:
     By default a session is managed, which means that it is one transaction: committed when the handler has returned or
     the block has ended, rolled back on any exception. FastAPI must close it before it sends the response; otherwise a
     client may receive a 201 for a row that was never stored. The alias does that, and so does
-    ``Depends(db_session_dependency, scope="function")``. The service does not start with a route that commits later.
+    ``Depends(db_session_dependency, scope="function")``. The service refuses to start if a route commits later.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class DatabaseSessionDependency:
         Raises
         ------
         DatabaseUrlError
-            If the URL, or the password beside it, cannot be used.
+            If the URL or the password is invalid.
         ValueError
             If the isolation level is AUTOCOMMIT.
         """
@@ -150,7 +150,7 @@ class DatabaseSessionDependency:
         )
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Open a session that is one transaction, also if sessions are unmanaged."""
+        """Open a session that is one transaction, even if sessions are unmanaged."""
         if self._sessions is None:
             raise _not_initialized()
         return SessionBlock(self._sessions(), commit_and_close)
@@ -189,7 +189,7 @@ async def create_async_session(
     logger
         Receives a warning after each failed attempt that will be retried.
     statement
-        Select to run first, limited to one row, up to five times two seconds apart, until the database answers.
+        Select to try first, limited to one row: at most five times, two seconds apart, until it succeeds.
 
     Raises
     ------

@@ -138,7 +138,7 @@ class KnownStatement:
 
 
 def _raise(failure: BaseException, connection: Connection, adapter: Any, sql: str) -> NoReturn:
-    """Raise the error as SQLAlchemy does: translated, the engine's listeners called, a lost connection dropped.
+    """Raise the error as SQLAlchemy does: translate it, call the engine's listeners, drop a lost connection.
 
     Parameters
     ----------

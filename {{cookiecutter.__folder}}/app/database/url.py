@@ -1,7 +1,7 @@
 """Checks DATABASE_URL, a connection URL as libpq defines it, before anything connects.
 
 asyncpg understands such URLs (Unix sockets, TLS modes, ``target_session_attrs``), SQLAlchemy's dialect does not. So
-asyncpg gets the URL, one host at a time. Parameters that it would pass to the server unread are extracted, or refused.
+asyncpg gets the URL, one host at a time. Parameters that it would forward unchecked are extracted or refused.
 """
 
 import re
@@ -25,7 +25,7 @@ _ENCODE = "percent-encode special characters, or put the password in DATABASE_PA
 
 
 class DatabaseUrlError(ValueError):
-    """The URL, or the password beside it, cannot be used. The message says why, and never contains a secret."""
+    """The URL or the password is invalid. The message says why, and never contains a secret."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
 
 
 def needs_password(url: str) -> bool:
-    """Tell whether a connection URL contains a user and no password."""
+    """Return whether a connection URL contains a user and no password."""
     userinfo = _split(url).netloc.rpartition("@")[0]
     return userinfo != "" and ":" not in userinfo
 

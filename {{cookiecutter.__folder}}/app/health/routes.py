@@ -1,4 +1,4 @@
-"""Probes for the platform: it restarts a copy that is not live, and sends no requests to one that is not ready."""
+"""Probes: the platform restarts a copy that is not live, and sends no requests to one that is not ready."""
 
 import asyncio
 from typing import Final, Literal

@@ -48,7 +48,7 @@ def telemetry(**engines: AsyncEngine | None) -> Iterator[None]:
 
 
 def is_on() -> bool:
-    """Tell whether the environment names a collector."""
+    """Return whether the environment names a collector."""
     return _has_collector(_TRACES) or _has_collector(_METRICS)
 
 

@@ -11,7 +11,7 @@ from app.database.base import Base, uuid7
 __all__ = ["EMAIL_UNIQUE", "User"]
 
 EMAIL_UNIQUE = "uq_users_email"
-"""Name of the index that keeps e-mails unique: by it the repository recognizes a violation."""
+"""Name of the unique index on e-mails: the repository uses it to recognize a violation."""
 
 
 class User(Base):
