@@ -34,7 +34,7 @@ async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, 
     return {{ cookiecutter.__class }}Out(*await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id))
 
 
-@router.post("", status_code=201, dependencies=_WRITE, responses=_with_header(201, "Location", "URL of the new {{ cookiecutter.singular }}.") | _BODY_ERRORS)
+@router.post("", status_code=201, dependencies=_WRITE, responses=_with_header(201, "Location", "URL of the new {{ cookiecutter.singular | replace("_", " ") }}.") | _BODY_ERRORS)
 @once
 async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }}, session: DbSession, request: Request, response: Response) -> {{ cookiecutter.__class }}Out:
     """Create {{ cookiecutter.__one }}."""
