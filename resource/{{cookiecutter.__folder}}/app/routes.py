@@ -67,7 +67,7 @@ async def list_{{ cookiecutter.plural }}(
 @router.patch("/{ {{- cookiecutter.singular }}_id}", dependencies=_WRITE, responses=problem_responses(404) | _BODY_ERRORS)
 async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes) -> {{ cookiecutter.__class }}Out:
     """Change some fields of {{ cookiecutter.__one }}."""
-    # Under SERIALIZABLE, two concurrent changes may conflict: the loser is retried here, and the client sees no 503.
+    # Under SERIALIZABLE, two concurrent changes may conflict: one of them is retried here, and its client gets no 503.
     return {{ cookiecutter.__class }}Out(
         *await run_transaction(lambda session: repository.change_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, changes))
     )

@@ -26,15 +26,15 @@ _CANNOT_CONNECT_NOW: Final = "57P03"
 """The server is starting, shutting down or in recovery."""
 
 _INTERNAL_ERROR: Final = "XX000"
-"""While a connection starts, the server cannot work at all: with a full disk it cannot write its init file."""
+"""While connecting, this means that the server cannot work: with a full disk it cannot write its init file."""
 
 READ_ONLY: Final = "25006"
 """A write to a read-only server, such as a primary that has become a replica in a failover."""
 
 _QUERY_CANCELED: Final = "57014"
-"""A statement_timeout: the statement would take as long elsewhere."""
+"""A statement_timeout: the statement would take as long on another server."""
 
-# Not here: what ends a connection, such as 25P03 (idle_in_transaction_session_timeout), arrives as a lost connection.
+# Errors that end a connection, such as 25P03 (idle_in_transaction_session_timeout), arrive as a lost connection.
 _TRY_LATER = {
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
@@ -59,7 +59,7 @@ _NOT_REPLICATED_YET = {
     "42703",  # undefined_column
 }
 _PROTOCOL_VIOLATION = "08P01"
-"""What PgBouncer answers by itself: a start-up parameter or a user that it rejects, too many clients."""
+"""PgBouncer's own errors: a start-up parameter or a user that it rejects, too many clients."""
 
 
 class DatabaseUnavailable(Exception):
@@ -112,15 +112,15 @@ def is_refused(error: BaseException) -> bool:
 
 
 def cannot_connect_now(error: BaseException) -> bool:
-    """Return whether the server that rejected a connection cannot accept any, whoever asks."""
+    """Return whether the server that rejected a connection cannot accept any at present."""
     return sqlstate(error) in (_CANNOT_CONNECT_NOW, _INTERNAL_ERROR)
 
 
 def another_may_answer(error: BaseException) -> bool:
     """Return whether a read that failed on one server may succeed on another one.
 
-    The server is away, or it is a replica: one that lags behind a migration, or that has cancelled the read in favour
-    of what it replicates (40001). A busy pool and a slow statement are no reasons: they would only move the load.
+    It may if the server is away, or is a replica that lags behind a migration or has cancelled the read in favour of
+    replication (40001). After a busy pool or a slow statement, another server would only take over the load.
     """
     state = sqlstate(error)
     if isinstance(error, PoolTimeoutError) or state == _QUERY_CANCELED:

@@ -14,13 +14,13 @@ from app.database.failures import DatabaseUnavailable, describe, is_unavailable,
 __all__ = ["DatabaseNotReady", "probe", "wait_for_database"]
 
 _TRIES = 5
-"""Attempts of a probe."""
+"""Maximum number of attempts."""
 
 _PAUSE = 2.0
 """Seconds between two attempts."""
 
 _ANSWER = 5.0
-"""Seconds within which the server must answer the first statement."""
+"""Time limit in seconds for the answer to the first statement."""
 
 _FIXES = {
     "28": "check the user and the password: DATABASE_URL, DATABASE_PASSWORD",

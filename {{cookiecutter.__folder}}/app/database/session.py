@@ -1,4 +1,4 @@
-"""Sessions and readers, for requests and everything else: one provider, one rule of commit and rollback."""
+"""Sessions and readers, for requests and all other code: one provider, one rule for commit and rollback."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,11 +21,11 @@ _PING: Final = 1.0
 """Time limit of the statement of a ping, in seconds."""
 
 _REPLICA_CONNECT: Final = 1.0
-"""Time limit of one connection attempt to a replica, in seconds: the primary is there to be asked instead."""
+"""Time limit of one connection attempt to a replica, in seconds. It is short, since the primary can answer instead."""
 
 
 class DatabaseSessionDependency:
-    """Provides sessions of one pool, to FastAPI and to ``async with``, and a reader for code that only reads.
+    """Provides sessions of one pool, as a FastAPI dependency or by ``async with``, and readers for read-only code.
 
     In a route, through the alias ``DbSession`` of `app.dependencies`::
 
@@ -66,9 +66,9 @@ class DatabaseSessionDependency:
         url, password, options
             See `app.database.engine.create_database_engine`.
         replica_url, replica_password
-            The same for the replicas, which have a pool of their own with the same options; None: there are none.
+            The same for the replicas, which have their own pool with the same options; None: there are no replicas.
         manage_transactions
-            Whether sessions commit by themselves. If not, uncommitted work at the end is an error.
+            Whether sessions commit by themselves. Otherwise uncommitted work at the end is an error.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class DatabaseSessionDependency:
         self._manage_transactions = manage_transactions
         self._sessions = async_sessionmaker(
             primary.engine,
-            # By default, each attribute read after a commit is a query, which asyncio cannot run there.
+            # By default, reading an attribute after a commit runs a query, which asyncio does not allow there.
             expire_on_commit=False,
             # A session used after its end, such as in a background task, raises an error. By default it would open
             # again silently, and its writes would be lost.
@@ -121,7 +121,7 @@ class DatabaseSessionDependency:
 
     @property
     def replica(self) -> Server | None:
-        """The replicas, None if there are none."""
+        """The replicas; None: there are none."""
         return self._replica
 
     @property
@@ -133,7 +133,7 @@ class DatabaseSessionDependency:
 
     @property
     def reader(self) -> Reader:
-        """Reader of the primary: what is committed."""
+        """Reader of the primary: committed data."""
         return self.readers.primary
 
     async def __call__(self) -> AsyncIterator[AsyncSession]:
@@ -214,7 +214,7 @@ async def create_async_session(
 
 
 def _server(setting: str, url: str, password: str | SecretStr | None, options: dict[str, Any]) -> Server:
-    # Readiness has a connection of its own: a service with a busy pool is not unready.
+    # Readiness has its own connection, so that a busy pool does not make the service unready.
     ping_options = {"pool_size": 1, "max_overflow": 0, "isolation_level": "AUTOCOMMIT", "statement_timeout": _PING}
     return Server(
         setting,

@@ -1,6 +1,6 @@
 """Permanently deletes what is no longer needed: ``python -m app.scripts.cleanup``.
 
-It is also the example of work outside of requests: copy its structure for cron jobs and workers.
+It is also an example of work outside requests: copy its structure for cron jobs and workers.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
     Returns
     -------
     int or None
-        Signal that ended the work early, after the current batch; None if all is done.
+        Signal that ended the work early, after the current batch; None if all rows were purged.
     """
     purges = [
         _Purge("idempotency keys", keys.count_purgeable, partial(keys.purge_keys, limit=batch_size)),
@@ -102,7 +102,7 @@ async def _run(purge: _Purge, database: DatabaseSessionDependency, batch_size: i
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT, instead of ending at once."""
+    """Collect SIGTERM and SIGINT instead of exiting at once."""
     received: list[int] = []
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

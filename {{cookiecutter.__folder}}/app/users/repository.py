@@ -138,7 +138,7 @@ async def change_user(session: AsyncSession, user_id: UUID, changes: UserChanges
 
 
 async def delete_user(session: AsyncSession, user_id: UUID) -> None:
-    """Mark a user as deleted: it is no longer found, and its e-mail is free again.
+    """Mark a user as deleted: it is no longer found, and its e-mail can be used again.
 
     Raises
     ------

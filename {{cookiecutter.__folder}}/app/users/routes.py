@@ -74,7 +74,7 @@ async def list_users(
 @router.patch("/{user_id}", dependencies=_WRITE, responses=problem_responses(404) | _BODY_ERRORS)
 async def change_user(user_id: UUID, changes: UserChanges) -> UserOut:
     """Change some fields of a user."""
-    # Under SERIALIZABLE, two concurrent changes may conflict: the loser is retried here, and the client sees no 503.
+    # Under SERIALIZABLE, two concurrent changes may conflict: one of them is retried here, and its client gets no 503.
     return UserOut(*await run_transaction(lambda session: repository.change_user(session, user_id, changes)))
 
 
@@ -86,5 +86,5 @@ async def change_user(user_id: UUID, changes: UserChanges) -> UserOut:
     responses=problem_responses(404, 422),
 )
 async def delete_user(user_id: UUID, session: DbSession) -> None:
-    """Delete a user. Its e-mail is free again at once."""
+    """Delete a user. Its e-mail can be used again at once."""
     await repository.delete_user(session, user_id)
