@@ -135,6 +135,6 @@ def refuse_autocommit(options: Mapping[str, Any]) -> None:
     """Raise ValueError if the options of an engine or a connection set the isolation level AUTOCOMMIT."""
     if (options.get("isolation_level") or "").upper() == "AUTOCOMMIT":
         raise ValueError(
-            "isolation_level AUTOCOMMIT is refused: no transaction could be rolled back; run a statement that PostgreSQL "
+            "isolation_level AUTOCOMMIT is refused: nothing could be rolled back; run a statement that PostgreSQL "
             "allows only outside transactions on `engine.execution_options(isolation_level='AUTOCOMMIT').connect()`"
         )
