@@ -95,7 +95,7 @@ def _client(port: int, end: float) -> None:
 
 
 def draw(record: Path) -> None:
-    """Draw the picture from requests of OTLP, one in a line."""
+    """Draw the picture from OTLP requests, one per line."""
     metrics = _read(record)
     duration, wait = "http.server.request.duration", "db.client.connection.wait_time"
     panels: list[tuple[str, Series]] = [
