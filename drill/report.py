@@ -115,9 +115,9 @@ def summary(lines: list[Line]) -> str:
     longest = max(line.cluster for line in made)
     reads = max(line.reads for line in made)
     return (
-        f"Over {len(made)} faults, the clients' writes were out at most {later:.1f} s longer than the direct writer's, "
-        f"whose longest outage was {longest:.1f} s. Reads that may be stale were never out for more than {reads:.1f} "
-        f"s. Statuses: {answers}."
+        f"Over {len(made)} faults, clients could not write for at most {later:.1f} s longer than the direct writer, "
+        f"whose longest outage was {longest:.1f} s. For reads that may be stale, the longest outage was {reads:.1f} s. "
+        f"Statuses: {answers}."
     )
 
 
