@@ -1,1 +1,1 @@
-"""What the layers of a service cost: ``make bench``."""
+"""Measures what each layer of a service costs: ``make bench``."""

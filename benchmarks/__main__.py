@@ -1,4 +1,4 @@
-"""Bakes the project, measures it beside three others, and writes what it found: ``make bench``."""
+"""Generates a project, compares it with three other applications, and writes the report: ``make bench``."""
 
 import shutil
 import sys
@@ -24,8 +24,8 @@ TELEMETRY_STEPS = len(telemetry.ROUTES) * len(telemetry.VARIANTS) * 6
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Two minutes: the routes and the cold start, printed and not written.")
-@click.option("--telemetry-only", is_flag=True, help="What telemetry costs, printed and not written.")
+@click.option("--quick", is_flag=True, help="Two minutes: only the routes and the cold start, printed and not written.")
+@click.option("--telemetry-only", is_flag=True, help="Only what telemetry costs, printed and not written.")
 def main(quick: bool, telemetry_only: bool) -> None:
     """Measure what the layers of a service cost."""
     for program, package in (("wrk", "wrk"), ("taskset", "util-linux")):
@@ -58,26 +58,27 @@ def main(quick: bool, telemetry_only: bool) -> None:
         progress.update(task, description="access tokens")
         tokens = access_tokens(rounds=rounds, seconds=seconds, users=users, advance=advance)
     parts = [
-        "# What the layers cost",
+        "# What each layer costs",
         note,
-        "One worker on a core of its own, PostgreSQL and wrk on another, 16 connections. All four do the same: the "
-        "e-mail is checked, a write is a transaction. The service runs as it is shipped, its access line, request ids "
-        "and problem details on; the others have none of these. The baseline is Starlette + asyncpg, by hand.",
-        f"## Share of the baseline's requests a second\n\n{summary(results)}",
+        "One worker has one core, PostgreSQL and wrk share another; 16 connections. All four applications do the same "
+        "work: they check the e-mail, and each write is a transaction. The service runs as shipped, with access log, "
+        "request ids and problem details; the others have none of these. The baseline is hand-written, with Starlette "
+        "and asyncpg.",
+        f"## Requests per second, as a share of the baseline's\n\n{summary(results)}",
         f"## By route\n\n{details(results, memory)}",
         f"## Access tokens, ES256 (`GET /users/{{id}}`, with `auth: oidc`)\n\n{markdown(tokens)}",
         f"## Cold start\n\n{markdown(cold)}",
         *(f"## {title}\n\n{markdown(table)}" for title, table in more),
     ]
     if not quick:
-        parts.append(f"## This version and earlier ones, shares of the baseline\n\n{remember(results)}")
+        parts.append(f"## This version and earlier ones, as shares of the baseline\n\n{remember(results)}")
     page = "\n\n".join(parts) + "\n"
     if quick:
         click.echo(page)
         return
     draw(results, note)
     where = CHART.relative_to(CHART.parent.parent)
-    write(page, f"![Requests a second of each]({where})\n\n{summary(results)}\n\n{note}")
+    write(page, f"![Requests per second of each application]({where})\n\n{summary(results)}\n\n{note}")
     click.echo(f"{summary(results)}\n\nAll figures: {PAGE.relative_to(PAGE.parent.parent)}")
 
 

@@ -1,4 +1,4 @@
-"""How long it takes until something is there."""
+"""Measures how long installation, start-up and the demo take."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from benchmarks.project import OURS, TEMPLATE, Project, bake
 def cold_start(
     project: Project, memory: dict[str, float], *, demo: bool, advance: Callable[[], Any]
 ) -> list[list[str]]:
-    """Return a table of what was measured, and what is asked for."""
+    """Return a table of the measurements and their limits."""
     python = str(project.programs / "python")
     imports = _median(lambda: subprocess.run([python, "-c", "import fastapi, sqlalchemy"], check=True))
     service = _median(lambda: _until_it_serves(project))

@@ -1,6 +1,6 @@
 """Draws the dashboard's panels from the metrics of a real run: ``make picture``. No Grafana is needed.
 
-Paced clients use the example for 40 seconds. In the middle somebody locks the table for some seconds: the pool fills,
+Paced clients use the example for 40 seconds. In the middle somebody locks the table for a few seconds: the pool fills,
 and requests get a 503.
 """
 
@@ -95,7 +95,7 @@ def _client(port: int, end: float) -> None:
 
 
 def draw(record: Path) -> None:
-    """Draw the picture from requests of OTLP, one in a line."""
+    """Draw the picture from OTLP requests, one per line."""
     metrics = _read(record)
     duration, wait = "http.server.request.duration", "db.client.connection.wait_time"
     panels: list[tuple[str, Series]] = [

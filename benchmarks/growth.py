@@ -1,4 +1,4 @@
-"""What happens when there is more of something."""
+"""Measures what more connections, workers, rows and pages cost."""
 
 import os
 import subprocess

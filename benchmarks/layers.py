@@ -1,4 +1,4 @@
-"""The routes, by four applications, in turn."""
+"""Measures each route of the four applications, in turn."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,13 +8,13 @@ from benchmarks.project import Project
 
 
 class Route(NamedTuple):
-    """A route that is measured."""
+    """A measured route."""
 
     kind: str
-    """The kind of request of `wrk.lua`."""
+    """Kind of request in `wrk.lua`."""
     path: str
     goal: float | None
-    """The share of the baseline's rate that the service is to reach; None: the share at which it is as fast as POST."""
+    """Goal: the service's share of the baseline's rate; None: the share at which it is as fast as POST."""
     added: bool = False
     """Whether the service creates the user by ``session.add``."""
 

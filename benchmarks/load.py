@@ -1,4 +1,4 @@
-"""Servers on a core of their own, and the load on them."""
+"""Starts each server on its own core, and puts load on it."""
 
 import json
 import os
@@ -24,10 +24,10 @@ APPS = {
     "tutorial": "session per request as in the tutorials",
     "service": "**this template**",
 }
-"""Each application, and what tables and charts call it."""
+"""Name of each application in tables and charts."""
 
 ADDED = "added"
-"""The service with a route that creates by ``session.add``."""
+"""The service with one more route, which creates a user by ``session.add``."""
 
 _ports = count(8300)
 _runs = count(1)
@@ -35,7 +35,7 @@ _runs = count(1)
 
 @dataclass
 class Server:
-    """A server that runs, with all processes it started."""
+    """A running server, with all processes that it started."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -56,7 +56,7 @@ class Server:
         return total / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> float:
-        """Return the memory of its largest process, in MiB, what it shares with others counted in part."""
+        """Return the memory of its largest process in MiB; shared memory counts in proportion."""
 
         def pss(pid: int) -> int:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -70,9 +70,9 @@ class Sample:
     """One burst of load."""
 
     rate: float
-    """Requests a second."""
+    """Requests per second."""
     cpu: float
-    """Microseconds of the server's CPU a request."""
+    """CPU time of the server per request, in microseconds."""
     p50: float
     """Milliseconds."""
     p99: float
@@ -97,7 +97,7 @@ def server(
     workers: int = 1,
     ready: str = "/users?limit=1",
 ) -> Iterator[Server]:
-    """Serve one of the applications, its log in a file."""
+    """Serve one of the applications; its log goes into a file."""
     port = next(_ports)
     # The others write no access line: they are measured with nothing else on.
     target = (
@@ -124,7 +124,7 @@ def server(
 
 
 def wait_for(process: subprocess.Popen[bytes], address: str, *, pause: float = 0.01) -> None:
-    """Ask until it answers 200."""
+    """Send requests until one is answered with 200."""
     deadline = time.monotonic() + 300
     while True:
         if process.poll() is not None or time.monotonic() > deadline:
@@ -137,7 +137,7 @@ def wait_for(process: subprocess.Popen[bytes], address: str, *, pause: float = 0
 
 @contextmanager
 def servers(project: Project) -> Iterator[dict[str, Server]]:
-    """Serve all applications side by side, on the one core; load goes to one at a time."""
+    """Serve all applications at once, on one core; only one has load at a time."""
     with ExitStack() as stack:
         yield {app: stack.enter_context(server(project, app)) for app in (*APPS, ADDED)}
 

@@ -1,4 +1,4 @@
-"""A baked project with its PostgreSQL, and the database that is measured on."""
+"""A generated project with its PostgreSQL, and the database for the measurements."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ DATABASE_CORE, SERVER_CORE = "0", "1"
 
 
 class Project:
-    """A baked project, installed, its PostgreSQL running on a core of its own."""
+    """An installed project, whose PostgreSQL runs on its own core."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class Project:
         run(self.programs / "alembic", "upgrade", "head", cwd=folder, env=self.environment)
 
     def seed(self, users: int, *, deleted: bool = False) -> None:
-        """Have that many users in the table, and no other; deleted long ago, if asked."""
+        """Replace all users by a number of new ones, which were deleted long ago if asked for."""
         self.sql("TRUNCATE users")
         self.sql(
             "INSERT INTO users (id, email, name, created_at, updated_at, deleted_at) "
@@ -46,7 +46,7 @@ class Project:
         self.sql("CHECKPOINT")
 
     def sql(self, statement: str) -> list[asyncpg.Record]:
-        """Ask the database."""
+        """Run a query."""
 
         async def ask() -> list[asyncpg.Record]:
             connection = await asyncpg.connect(self.url, command_timeout=600)
@@ -62,14 +62,14 @@ OURS = {"PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "MAK
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> None:
-    """Run a command, and show what it said where it fails."""
+    """Run a command; if it fails, show its output and exit."""
     ended = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{ended.stdout}{ended.stderr}")
 
 
 def bake(folder: Path, **answers: str) -> Path:
-    """Bake the default answers into a folder, but for those that are given."""
+    """Generate a project in a folder, with the default answers except for the given ones."""
     given = [f"{name}={answer}" for name, answer in answers.items()]
     run("cookiecutter", "--no-input", "--output-dir", folder, TEMPLATE, *given, cwd=TEMPLATE)
     return folder / "fastapi-service"
@@ -77,10 +77,10 @@ def bake(folder: Path, **answers: str) -> Path:
 
 @contextmanager
 def baked_project(**answers: str) -> Iterator[Project]:
-    """Make a project, and leave nothing of it."""
+    """Generate and install a project, and remove it at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        folder.chmod(0o711)  # where we are root, PostgreSQL is not, and must get through
+        folder.chmod(0o711)  # if we are root, PostgreSQL runs as another user and must get through
         project = Project(bake(folder, **answers))
         try:
             yield project

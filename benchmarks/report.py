@@ -1,4 +1,4 @@
-"""What was measured, as a Markdown page and a chart."""
+"""Writes the results as a Markdown page and a chart."""
 
 import datetime
 import json
@@ -43,7 +43,7 @@ def summary(results: Results) -> str:
 
 
 def remember(results: Results) -> str:
-    """Keep the service's shares beside those of earlier versions, and return the table of all."""
+    """Store the service's shares with those of earlier versions, and return the table of all."""
     shares = {route: round(by_app["service"].rate / by_app["baseline"].rate, 2) for route, by_app in results.items()}
     version = tomllib.loads((TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     runs = json.loads(HISTORY.read_text(encoding="utf-8"))
@@ -105,13 +105,13 @@ def draw(results: Results, note: str) -> None:
 
 
 def write(page: str, readme: str) -> None:
-    """Write the page, and the part of the README between its two marks."""
+    """Write the page, and replace the marked part of the README."""
     PAGE.write_text(page, encoding="utf-8")
     replace_marked(README, "benchmark", readme)
 
 
 def replace_marked(file: Path, mark: str, text: str) -> None:
-    """Replace what stands in a file between ``<!-- mark -->`` and ``<!-- /mark -->``."""
+    """Replace the text of a file between ``<!-- mark -->`` and ``<!-- /mark -->``."""
     marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
     old = file.read_text(encoding="utf-8")
     file.write_text(marked.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", old), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What telemetry costs: without, off, with a sample of the traces, and with all of them."""
+"""Measures what telemetry costs: removed, off, with a sample of the traces, and with all of them."""
 
 import copy
 import threading
@@ -32,7 +32,7 @@ _TAKEN_OUT = {
 
 
 def cost(project: Project, folder: Path, *, rounds: int, seconds: int, advance: Callable[[], Any]) -> list[list[str]]:
-    """Return a table: requests a second and CPU a request, of each variant in turn."""
+    """Return a table: requests per second and CPU per request, of each variant in turn."""
     project.seed(_USERS)
     samples: dict[tuple[str, str], list[Sample]] = {(route, name): [] for route in ROUTES for name in VARIANTS}
     with _collector() as endpoint, ExitStack() as stack:

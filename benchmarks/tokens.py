@@ -1,4 +1,4 @@
-"""What an access token costs: a read by callers with tokens, beside the same read by anybody."""
+"""Measures what an access token costs: a read with tokens, compared with the same read on an open route."""
 
 import json
 import secrets
@@ -14,7 +14,7 @@ from benchmarks.project import Project, baked_project
 
 TOKEN_STEPS = 3
 _MANY = 8192
-"""Twice as many as the service remembers: each comes as a new one."""
+"""Twice as many as the service remembers, so that each one is new to it."""
 
 
 def access_tokens(*, rounds: int, seconds: int, users: int, advance: Callable[[], Any]) -> list[list[str]]:
@@ -57,7 +57,7 @@ def access_tokens(*, rounds: int, seconds: int, users: int, advance: Callable[[]
 
 
 def _token(project: Project) -> str:
-    """Ask the development issuer, which `make db` has started."""
+    """Request tokens from the development issuer, which `make db` has started."""
     line = next(line for line in (project.folder / ".env").read_text().splitlines() if line.startswith("AUTH_ISSUER="))
     issuer = line.removeprefix("AUTH_ISSUER=").split("  #")[0]
     asked = json.dumps({"scope": "users:read", "jti": secrets.token_hex(8)}).encode()

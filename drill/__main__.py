@@ -1,4 +1,4 @@
-"""Runs the drill and writes what it found: ``make drill``."""
+"""Runs the drill and writes the report: ``make drill``."""
 
 import shutil
 import signal
@@ -19,13 +19,13 @@ from drill.service import running_service
 
 
 @click.command()
-@click.option("--only", multiple=True, help="Part of the name of a fault: make these alone, and write nothing.")
+@click.option("--only", multiple=True, help="Part of a fault's name: cause only such faults, and write no report.")
 def main(only: tuple[str, ...]) -> None:
-    """Make faults on a PostgreSQL cluster while the service is under load, and settle the clients' account."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all is stopped
+    """Cause faults on a PostgreSQL cluster while the service is under load, and check what the clients were told."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all programs are stopped
     ensure_packages()
     folder = Path(tempfile.mkdtemp(prefix="drill-"))
-    folder.chmod(0o711)  # where we are root, PostgreSQL is not, and must get through
+    folder.chmod(0o711)  # if we are root, PostgreSQL runs as another user and must get through
     chosen = [fault for fault in FAULTS if not only or any(part in fault.name for part in only)]
     try:
         runs, load, account, note = _drill(folder, chosen)
@@ -43,11 +43,11 @@ def main(only: tuple[str, ...]) -> None:
         click.echo(f"\nWritten to {PAGE.relative_to(PAGE.parent.parent)}")
     balance = account.balance(load.writes)
     if balance.gone or balance.wrong or account.direct_gone:
-        sys.exit("A promise is broken: an acknowledged write is gone, or a repeated one is not stored once.")
+        sys.exit("A promise is broken: an acknowledged write is lost, or a repeated one is not stored exactly once.")
 
 
 def _drill(folder: Path, faults: list[Fault]) -> tuple[list[Run], Load, Account, str]:
-    """Run cluster, service and load, make the faults, and settle the account."""
+    """Run cluster, service and load, cause the faults, and compare the responses with what is stored."""
     click.echo(f"starting the cluster and the service in {folder}")
     with running_cluster(folder) as cluster, running_service(folder, cluster) as service:
         # In a database of its own: the service's migrations would drop a table that its models do not have.

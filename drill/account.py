@@ -1,4 +1,4 @@
-"""Settles the account: what clients were answered, against what is stored at the end."""
+"""Compares what clients were told with what is stored at the end."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ __all__ = ["Account", "Balance", "settle"]
 
 @dataclass(frozen=True)
 class Balance:
-    """What became of the writes of one fault."""
+    """The writes of one fault, counted."""
 
     acknowledged: int
     """Writes that were acknowledged."""
@@ -29,17 +29,17 @@ class Balance:
 
 @dataclass(frozen=True)
 class Account:
-    """All that is stored at the end."""
+    """What is stored at the end."""
 
     ids: dict[str, list[str]]
-    """Ids of the stored users by their e-mails."""
+    """Ids of the stored users, by e-mail."""
     repeated: dict[str, str | None]
-    """Ids that the service answered when each doubtful write was sent once more, by keys; None: no 201."""
+    """Id in the response when each doubtful write was sent once more, by key; None: no 201."""
     direct_gone: int
-    """Rows of the direct writer that were acknowledged and are not stored."""
+    """Number of the direct writer's acknowledged rows that are not stored."""
 
     def balance(self, writes: Iterable[Write]) -> Balance:
-        """Return what became of some writes."""
+        """Count some writes."""
         counts = Counter[str]()
         for write in writes:
             stored = self.ids.get(write.body["email"], [])
@@ -52,11 +52,11 @@ class Account:
 
 
 def settle(cluster: Cluster, load: Load, address: str) -> Account:
-    """Read all that is stored through the service, and send each doubtful write once more."""
+    """Send each doubtful write once more, then read all users through the service."""
     cluster.wait_until_healthy()
     with httpx2.Client(base_url=address, timeout=30) as client:
         repeated = {write.key: _repeat(client, write) for write in load.writes if write.is_doubtful}
-        cluster.wait_until_healthy()  # without lag: the pages come from a replica
+        cluster.wait_until_healthy()  # so that no replica lags: the pages come from one
         ids: dict[str, list[str]] = {}
         for user in _users(client):
             ids.setdefault(user["email"], []).append(user["id"])

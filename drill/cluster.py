@@ -27,7 +27,7 @@ from drill.programs import (
 )
 
 TTL: Final = 10
-"""Seconds after which the others take over from a primary that is silent."""
+"""Seconds after which a standby takes over from a silent primary."""
 
 DISK: Final = 384
 """Size of each node's disk, in MiB, if disks can be mounted."""
@@ -43,7 +43,7 @@ _PATRONI: Final = {
     "primary_start_timeout": 0,
     "postgresql": {
         "use_pg_rewind": True,
-        # A former primary whose disk was full cannot be rewound: it is copied anew.
+        # A former primary whose disk was full cannot be rewound: make a new copy.
         "remove_data_directory_on_rewind_failure": True,
         "remove_data_directory_on_diverged_timelines": True,
         "parameters": {
@@ -88,7 +88,7 @@ class Node:
         self.has_own_disk = has_own_disk
 
     def pids(self) -> set[int]:
-        """Return the ids of all its processes. PostgreSQL is no child of Patroni's."""
+        """Return the ids of all its processes. PostgreSQL is not a child process of Patroni."""
         file = self.folder / "data" / "postmaster.pid"
         postgres = family(int(file.read_text().splitlines()[0])) if file.exists() else set()
         return self.patroni.pids() | postgres
@@ -112,7 +112,7 @@ class Node:
         send(signal.SIGSTOP, self.pids())
 
     def thaw(self) -> None:
-        """Let its processes go on."""
+        """Let its processes continue."""
         send(signal.SIGCONT, self.pids())
 
     def fill_disk(self) -> None:
@@ -131,12 +131,12 @@ class Node:
 
 
 class Cluster:
-    """The programs, their addresses, and what Patroni says about them."""
+    """The programs, their addresses, and their state according to Patroni."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self._stack = stack
-        # One for all questions: a new client reads certificates, and the clients of the load would wait for that.
+        # One client for all requests: a new one reads certificates, which would delay the clients of the load.
         self._http = stack.enter_context(httpx2.Client(timeout=1))
         self._passwords = {name: secrets.token_urlsafe(18) for name in ("postgres", "replicator", "service")}
         etcd, peer, self._primary_port, self._replica_port, self._pooler_port, *ports = free_ports(11)
@@ -146,12 +146,12 @@ class Cluster:
         self.pooler = self._pooler()
 
     def url(self, ports: list[int], *, attributes: str = "primary") -> str:
-        """Return the URL of the service's database that names every node, by a port for each."""
+        """Return the URL of the service's database with every node as a host; one port for each."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
         return f"{self._account('service')}@{hosts}/service?target_session_attrs={attributes}"
 
     def pooler_url(self, database: str = "service") -> str:
-        """Return the URL of the service's database behind PgBouncer; ``service_replicas`` is the read replicas."""
+        """Return the URL of the service's database behind PgBouncer; ``service_replicas`` is for the replicas."""
         return f"{self._account('service')}@127.0.0.1:{self._pooler_port}/{database}"
 
     def node_url(self, node: Node) -> str:
@@ -159,7 +159,7 @@ class Cluster:
         return f"{self._account('postgres')}@127.0.0.1:{node.port}/postgres"
 
     def start(self) -> None:
-        """Start all, and create the service's role and database."""
+        """Start all programs, and create the service's role and database."""
         for program in (self.etcd, self.balancer):
             program.start()
             self._stack.callback(program.stop)
@@ -173,7 +173,7 @@ class Cluster:
         wait_until(lambda: listens(self._pooler_port), "PgBouncer to listen")
 
     def members(self) -> list[dict[str, Any]]:
-        """Return the members of the cluster, as Patroni lists them; none, if no Patroni answers."""
+        """Return the members of the cluster, as Patroni lists them; an empty list if no Patroni answers."""
         for node in self.nodes:
             try:
                 answer = self._http.get(f"http://127.0.0.1:{node.rest_port}/cluster")
@@ -203,7 +203,7 @@ class Cluster:
         self._http.post(f"http://127.0.0.1:{primary.rest_port}/switchover", json=body, timeout=60).raise_for_status()
 
     def is_healthy(self) -> bool:
-        """Tell whether there is a primary, a synchronous standby and a second standby, all without lag."""
+        """Return whether there is a primary, a synchronous standby and a second standby, all without lag."""
         members = self.members()
         running = all(
             member["state"] in ("running", "streaming") and member.get("lag", 0) in (0, "0") for member in members
@@ -216,7 +216,7 @@ class Cluster:
         wait_until(self.is_healthy, f"a healthy cluster (logs in {self.folder})", seconds=seconds)
 
     def versions(self) -> str:
-        """Return the versions of the programs, in a phrase."""
+        """Return the versions of the programs, as text."""
         names = ("postgresql-15", "patroni", "etcd-server", "haproxy", "pgbouncer")
         show = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}\n", *names]
         lines = subprocess.run(show, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -269,7 +269,7 @@ class Cluster:
         return Node(name, folder, port=port, rest_port=rest_port, patroni=patroni, has_own_disk=mounted)
 
     def _mount(self, folder: Path) -> bool:
-        """Mount a disk of limited size on a folder, in memory; tell whether that could be done."""
+        """Mount a disk of limited size, in memory, on a folder; return whether that succeeded."""
         if ACCOUNT is None:
             return False
         options = f"size={DISK}m,mode=0700,uid={ACCOUNT},gid={ACCOUNT}"
@@ -293,7 +293,7 @@ defaults
   timeout client 1h
   timeout server 1h
   timeout check 1s
-  # Patroni says which node is the primary. A node that no longer is loses its connections at once.
+  # Patroni says which node is the primary. A node that no longer is the primary loses its connections at once.
   default-server inter 500ms fastinter 200ms downinter 200ms fall 1 rise 1 on-marked-down shutdown-sessions
 frontend primary
   bind 127.0.0.1:{self._primary_port}
@@ -350,7 +350,7 @@ server_login_retry = 0.2
             self.sql(primary, statement)
 
     def write_wal(self, node: Node) -> None:
-        """Have a node write WAL until it cannot any more: a small load would take minutes to fill a segment."""
+        """Make a node write WAL until its disk is full: a small load would take minutes to fill a segment."""
         message = "SELECT pg_logical_emit_message(false, 'drill', repeat('x', 1000000)) FROM generate_series(1, 200)"
         with suppress(subprocess.CalledProcessError):
             self.sql(node, message)
@@ -366,7 +366,7 @@ server_login_retry = 0.2
 
 @contextmanager
 def running_cluster(folder: Path) -> Iterator[Cluster]:
-    """Run a cluster in a folder, and stop all of it at the end."""
+    """Run a cluster in a folder, and stop all its programs at the end."""
     with ExitStack() as stack:
         cluster = Cluster(folder, stack)
         cluster.start()

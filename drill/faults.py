@@ -1,4 +1,4 @@
-"""The faults, each made for real and then repaired, while the load goes on."""
+"""The faults: each is really caused, then repaired, while the load continues."""
 
 import signal
 import time
@@ -23,28 +23,28 @@ class Fault:
 
     name: str
     how: str
-    """How it is made, for the table."""
+    """How it is caused, for the table."""
     make: Callable[[Cluster, Service, Load], None]
-    """Makes it and repairs it."""
+    """Function that causes and repairs it."""
     obstacle: Callable[[Cluster], str | None] = lambda _: None
-    """Says why it cannot be made on this machine."""
+    """Function that returns why it cannot be caused on this machine, or None."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fault as it was made."""
+    """One fault that was caused."""
 
     fault: Fault
     start: float
     """When it began, on the monotonic clock."""
     end: float
-    """When all was well again."""
+    """When the system was healthy again, on the monotonic clock."""
     obstacle: str | None = None
-    """Why it was not made."""
+    """Why it was not caused."""
 
 
 def make(cluster: Cluster, service: Service, load: Load, faults: list[Fault]) -> Iterator[Run]:
-    """Make each fault on a healthy system, and wait until the system is healthy again."""
+    """Cause each fault on a healthy system, and wait until the system is healthy again."""
     _wait_until_well(cluster, service, load)
     for fault in faults:
         if why := fault.obstacle(cluster):
@@ -155,16 +155,16 @@ def _needs_disks(cluster: Cluster) -> str | None:
 
 FAULTS: Final = [
     Fault("kill the primary", "`kill -9` of all processes of its node", _kill_primary),
-    Fault("switch over", "asked of Patroni", _switch_over),
+    Fault("switch over", "requested from Patroni", _switch_over),
     Fault("kill the synchronous standby", "`kill -9` of all processes of its node", _kill_standby),
     Fault("freeze the primary", "SIGSTOP to all processes of its node, SIGCONT after the takeover", _freeze_primary),
-    Fault("cut the network of a copy", "relays between it and the nodes are stopped for 10 s", _cut_copy),
-    Fault("restart PgBouncer", "SIGTERM, and started again", _restart_pooler),
+    Fault("cut the network of a copy", "the relays between it and the nodes are frozen for 10 s", _cut_copy),
+    Fault("restart PgBouncer", "SIGTERM, then a new start", _restart_pooler),
     Fault("kill a copy", "`kill -9`", _kill_copy),
     Fault("roll out a migration", "a new column; then one copy after the other is drained and replaced", _roll_out),
     Fault(
         "fill the disk of the primary",
-        "a file takes all space of the node, and WAL is written until PostgreSQL stops",
+        "a file takes all space of its node, and WAL is written until PostgreSQL stops",
         _fill_disk,
         _needs_disks,
     ),

@@ -1,4 +1,4 @@
-"""Clients that keep an account of what they were answered, and a writer that talks to the database directly."""
+"""Clients that record the responses they get, and a writer that connects to the database directly."""
 
 import asyncio
 import math
@@ -19,19 +19,19 @@ from drill.programs import DrillError, wait_until
 from drill.service import COPY_HEADER
 
 RATES: Final = {"write": 40, "read": 20}
-"""Requests of clients that begin each second. A small machine is half idle then: the drill shows faults, not queues."""
+"""Requests that begin each second. A small machine is then half idle: the drill shows faults, not queues."""
 
 CLIENTS: Final = {"write": 120, "read": 60}
-"""Most clients at once. Who is not answered waits and repeats, and others begin meanwhile."""
+"""Maximum number of concurrent clients. A client without a response waits and repeats; others begin meanwhile."""
 
 _AGAIN: Final = 0.5
-"""Seconds before a client repeats what failed, half as many to half as many more: Retry-After says one second."""
+"""Mean pause in seconds before a client repeats a failed request; each pause is 50 to 150 % of it."""
 
 _DIRECT_PACE: Final = 0.04
 """Seconds between two statements of the direct writer on one connection."""
 
 _TRIES: Final = 100
-"""Attempts after which a client gives up a write that is refused by 409, or that the end of the drill finds open."""
+"""Attempts after which a client gives up a write: one that gets 409, or any write once the drill has ended."""
 
 _PATIENCE: Final = 30.0
 """Seconds that a client waits for an answer."""
@@ -44,33 +44,33 @@ Kind = Literal["write", "read", "direct"]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer to a client, or to the direct writer."""
+    """One response to a client, or to the direct writer."""
 
     at: float
     """When it came, on the monotonic clock."""
     kind: Kind
     status: int
-    """HTTP status; 0: no answer. The direct writer has 201, and 0 for any error."""
+    """HTTP status; 0: no response. The direct writer has 201, or 0 for any error."""
     copy: str
-    """Copy that answered; empty: the balancer itself, or nobody."""
+    """Copy that answered; empty: the balancer, or none."""
     seconds: float
     """How long it took."""
 
 
 @dataclass(slots=True)
 class Write:
-    """One user that a client wants stored, whatever it takes."""
+    """One user that a client tries to store until it is acknowledged."""
 
     key: str = field(default_factory=lambda: uuid4().hex)
     """Idempotency key; also the local part of the e-mail."""
     begun_at: float = field(default_factory=time.monotonic)
-    """When it was sent first, on the monotonic clock."""
+    """When it was first sent, on the monotonic clock."""
     ended_at: float = math.inf
     """When it was acknowledged or given up."""
     id: str | None = None
-    """Id that was acknowledged."""
+    """Acknowledged id."""
     statuses: list[int] = field(default_factory=list)
-    """Answers to its requests."""
+    """Statuses of its requests."""
 
     @property
     def body(self) -> dict[str, str]:
@@ -84,7 +84,7 @@ class Write:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether a request failed, which leaves open whether the user is stored."""
+        """Whether a request failed, so that the client does not know whether the user is stored."""
         return any(status != 201 for status in self.statuses)
 
 
@@ -103,7 +103,7 @@ class Load:
         self.answers: list[Answer] = []
         self.writes: list[Write] = []
         self.direct: list[int] = []
-        """Numbers that the direct writer was acknowledged."""
+        """Numbers whose writes were acknowledged to the direct writer."""
         self._address = address
         self._nodes = nodes
         self._stop = threading.Event()
@@ -116,7 +116,7 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End, each client after its write is acknowledged."""
+        """Stop: each client ends after its write is acknowledged."""
         self._stop.set()
         self._thread.join()
 
@@ -130,7 +130,7 @@ class Load:
         return found
 
     def wait_for_more(self, kind: Kind, number: int, *, copy: str | None = None, seconds: float = 120) -> None:
-        """Wait until that many more requests have succeeded."""
+        """Wait until a number of further requests have succeeded."""
         now = time.monotonic()
         what = f"{number} more successes of {kind}, copy: {copy or 'any'}"
 
@@ -142,17 +142,17 @@ class Load:
         wait_until(are_there, what, seconds=seconds)
 
     async def _run(self) -> None:
-        # asyncpg leaves futures of connections that were cut, and asyncio would report each.
+        # asyncpg leaves futures of lost connections behind, and asyncio would report each.
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
         async with httpx2.AsyncClient(base_url=self._address, timeout=_PATIENCE, limits=limits) as client:
             tasks = [self._begin("write", lambda: self._write(client)), self._begin("read", lambda: self._read(client))]
-            # While one connection is being replaced, the other one of the node goes on.
+            # Two connections per node: while one is being replaced, the other continues.
             tasks += [self._write_directly(name, url) for name, url in self._nodes.items() for _ in range(2)]
             await asyncio.gather(*tasks)
 
     async def _begin(self, kind: Kind, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Begin requests at an even rate; at the end, wait for those that run."""
+        """Begin requests at an even rate; at the end, wait for the running ones."""
         running: set[asyncio.Task[None]] = set()
         start = time.monotonic()
         for number in count():
@@ -177,7 +177,7 @@ class Load:
         return answer
 
     async def _write(self, client: httpx2.AsyncClient) -> None:
-        """Create a user with a key of its own, and repeat the request until it is acknowledged."""
+        """Create a user with a new key, and repeat the request until it is acknowledged."""
         write = Write()
         self.writes.append(write)
         post = partial(client.post, "/users", json=write.body, headers=write.headers)
@@ -191,7 +191,7 @@ class Load:
         write.ended_at = time.monotonic()
 
     def _is_hopeless(self, write: Write) -> bool:
-        """Tell whether the service has refused a write, or the drill ended without an answer to it."""
+        """Return whether the service has refused a write, or the drill has ended and the write used up its attempts."""
         refusals = [status for status in write.statuses if 400 <= status < 500]
         # 409 may mean that an earlier attempt still runs.
         ended = self._stop.is_set() and len(write.statuses) > _TRIES
@@ -202,7 +202,7 @@ class Load:
         await self._ask("read", partial(client.get, "/users", params={"limit": 1}))
 
     async def _write_directly(self, node: str, url: str) -> None:
-        """Write to one node as soon as it takes writes: together, the tasks tell when the cluster does."""
+        """Write to one node whenever it accepts writes: together, the tasks show when the cluster does."""
         connection = None
         while not self._stop.is_set():
             number = next(self._numbers)
@@ -225,5 +225,5 @@ class Load:
 
 
 def is_success(answer: Answer) -> bool:
-    """Tell whether it is a 2xx."""
+    """Return whether an answer is a 2xx."""
     return 200 <= answer.status < 300

@@ -1,4 +1,4 @@
-"""Installs the programs of the drill from Debian, without starting services of theirs."""
+"""Installs the drill's programs from Debian, without starting them as services."""
 
 import os
 import shutil
@@ -16,13 +16,13 @@ PACKAGES: Final = {
     "pgbouncer": "/usr/sbin/pgbouncer",
     "procps": "/usr/bin/ps",
 }
-"""Packages of Debian 12, and a program of each."""
+"""Debian 12 packages, each with one of its programs."""
 
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
-"""If it exits with 101, packages start no services while they are installed."""
+"""Script that stops packages from starting services at installation, by exiting with 101."""
 
 _CLUSTERS: Final = Path("/etc/postgresql-common/createcluster.d/drill.conf")
-"""With it, PostgreSQL's package creates no cluster of its own."""
+"""Configuration with which PostgreSQL's package creates no cluster of its own."""
 
 _SERVICES: Final = {"patroni": "patroni", "etcd-server": "etcd", "haproxy": "haproxy", "pgbouncer": "pgbouncer"}
 

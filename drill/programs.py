@@ -1,4 +1,4 @@
-"""Starts programs and stops, freezes or kills them, by their process ids and never by name."""
+"""Starts, stops, freezes and kills programs, always by process id."""
 
 import os
 import pwd
@@ -14,15 +14,15 @@ ACCOUNT = "postgres" if os.geteuid() == 0 else None
 """Account of the database's programs: PostgreSQL and PgBouncer refuse to run as root. None: our own."""
 
 _STEP = 0.05
-"""Seconds between two looks at a condition."""
+"""Seconds between two checks of a condition."""
 
 
 class DrillError(Exception):
-    """The drill cannot go on. The message says why."""
+    """The drill cannot continue. The message says why."""
 
 
 class Program:
-    """A program that runs in a folder and writes its log there. It ends when this process ends, however that happens.
+    """A program that runs in a folder and writes its log there. It ends when this process ends, even if that is killed.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Program:
             )
 
     def is_running(self) -> bool:
-        """Tell whether it runs."""
+        """Return whether it runs."""
         return self._process is not None and self._process.poll() is None
 
     def pids(self) -> set[int]:
@@ -85,7 +85,7 @@ class Program:
         send(number, self.pids())
 
     def stop(self, *, seconds: float = 30) -> None:
-        """End it as its supervisor would: SIGTERM, and SIGKILL if it has not ended in time."""
+        """Stop it as a supervisor would: SIGTERM, then SIGKILL if it has not ended in time."""
         if self._process is None:
             return
         if self.is_running():
@@ -124,7 +124,7 @@ def send(number: signal.Signals, pids: Iterable[int]) -> None:
 
 
 def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 120) -> None:
-    """Look at a condition until it is true.
+    """Check a condition until it is true.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 1
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise DrillError(f"waited {seconds:.0f} s in vain: {what}")
+            raise DrillError(f"waited {seconds:.0f} s without success for {what}")
         time.sleep(_STEP)
 
 
@@ -148,7 +148,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def listens(port: int) -> bool:
-    """Tell whether something accepts connections on a port of the loopback interface."""
+    """Return whether something accepts connections on a port of the loopback interface."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0

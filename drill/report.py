@@ -27,7 +27,7 @@ PICTURE: Final = TEMPLATE / "docs" / "drill.svg"
 
 
 def longest_gap(answers: Iterable[Answer], run: Run) -> float:
-    """Return the longest time without a success while a fault was made and repaired, in seconds."""
+    """Return the longest time without a success while a fault was caused and repaired, in seconds."""
     times = [answer.at for answer in answers if is_success(answer)]
     edges = [run.start, *(at for at in times if run.start < at <= run.end), run.end]
     return max(later - earlier for earlier, later in pairwise(edges))
@@ -39,15 +39,15 @@ class Line:
 
     run: Run
     cluster: float
-    """Longest time without a write of the direct writer, in seconds."""
+    """Longest time in which no write of the direct writer succeeded, in seconds."""
     by_copy: dict[str, float]
-    """The same of the clients' writes, by the copy that answered."""
+    """The same for the clients' writes, by the copy that answered."""
     writes: float
-    """The same of all clients' writes."""
+    """The same for all clients' writes."""
     reads: float
-    """The same of all clients' reads."""
+    """The same for all clients' reads."""
     statuses: dict[str, Counter[str]]
-    """Answers by kind of request; ``balancer`` counts what no copy answered."""
+    """Responses by kind of request, with the number of each."""
     slowest: dict[str, float]
     """Slowest answer by kind of request, in seconds."""
 
@@ -61,7 +61,7 @@ def examine(run: Run, answers: list[Answer]) -> Line:
 
     def status(answer: Answer) -> str:
         name = str(answer.status) if answer.status else "no answer"
-        return name if answer.copy else f"{name} of HAProxy itself"
+        return name if answer.copy else f"{name} by HAProxy"
 
     kinds: tuple[Kind, Kind] = ("write", "read")
     return Line(
@@ -77,9 +77,9 @@ def examine(run: Run, answers: list[Answer]) -> Line:
 
 def table(lines: list[Line], account: Account, load: Load) -> str:
     """Return the table of all faults."""
-    head = ["fault", "how it is made", "answers to writes", "answers to reads"]
-    head += ["writes out, s: cluster's own", *(f"copy {copy}" for copy in COPIES), "clients", "reads out, s"]
-    rows = [[*head, "acknowledged, gone", "repeated, wrong"]]
+    head = ["fault", "how it is caused", "responses to writes", "responses to reads"]
+    head += ["write outage (s): direct writer", *(f"copy {copy}" for copy in COPIES), "all clients", "read outage (s)"]
+    rows = [[*head, "acknowledged, lost", "repeated, wrong"]]
     for line in lines:
         run, name = line.run, f"**{line.run.fault.name}**"
         if run.obstacle:
@@ -108,27 +108,27 @@ def summary(lines: list[Line]) -> str:
     """Return how long clients were without service, in a paragraph."""
     made = [line for line in lines if not line.run.obstacle]
     if not made:
-        return "No fault was made."
+        return "No fault was caused."
     later = max(0, *(line.writes - line.cluster for line in made))
     statuses = {status for line in made for counts in line.statuses.values() for status in counts}
     answers = ", ".join(sorted(statuses))
     longest = max(line.cluster for line in made)
     reads = max(line.reads for line in made)
     return (
-        f"Over {len(made)} faults, clients' writes were out at most {later:.1f} s longer than the cluster itself, "
-        f"whose longest outage was {longest:.1f} s. Reads that may be stale were never out for more than {reads:.1f} "
-        f"s. Answers: {answers}."
+        f"Over {len(made)} faults, clients could not write for at most {later:.1f} s longer than the direct writer, "
+        f"whose longest outage was {longest:.1f} s. For reads that may be stale, the longest outage was {reads:.1f} s. "
+        f"Statuses: {answers}."
     )
 
 
 def totals(account: Account, load: Load) -> str:
-    """Return what holds over the whole run, in a paragraph."""
+    """Return the totals of the whole run, in a paragraph."""
     balance = account.balance(load.writes)
     return (
-        f"In all, of {balance.acknowledged:,} acknowledged writes {balance.gone} are gone. {balance.doubtful:,} writes "
+        f"Of {balance.acknowledged:,} acknowledged writes, {balance.gone} are lost. {balance.doubtful:,} writes "
         f"met an error and were repeated with their key; {balance.wrong} of them are not stored exactly once under the "
-        f"id that the client got. Of the {len(load.direct):,} rows that the direct writer was acknowledged, "
-        f"{account.direct_gone} are gone."
+        f"id that the client got. Of the {len(load.direct):,} writes that were acknowledged to the direct writer, "
+        f"{account.direct_gone} are lost."
     )
 
 
@@ -180,7 +180,7 @@ def draw(lines: list[Line], answers: list[Answer], note: str) -> None:
 
 
 def write(page: str, short: str) -> None:
-    """Write the parts of the pages between their marks: all of it, and the paragraph of `summary`."""
+    """Replace the marked parts of the pages: the whole report, and the paragraph of `summary`."""
     replace_marked(PAGE, "drill", page)
     replace_marked(
         SCALING,

@@ -15,10 +15,10 @@ from drill.cluster import Cluster
 from drill.programs import Program, free_ports, listens, wait_until, write_private
 
 COPIES: Final = ("direct", "pooled")
-"""The copies: the URL of one names the three nodes, that of the other one is PgBouncer's."""
+"""The copies: ``direct`` has a URL with all three nodes, ``pooled`` connects to PgBouncer."""
 
 COPY_HEADER: Final = "X-Copy"
-"""Header with the name of the copy that answered. HAProxy adds it; answers of its own have none."""
+"""Header with the name of the copy that answered, added by HAProxy. HAProxy's own responses do not have it."""
 
 SETTINGS: Final = {
     "DATABASE_CONNECT_TIMEOUT": "1",
@@ -41,7 +41,7 @@ class Service:
     cluster
         Cluster with the service's database.
     http
-        Client that asks whether the service answers.
+        Client for the checks whether the service answers.
     """
 
     def __init__(self, folder: Path, cluster: Cluster, http: httpx2.Client) -> None:
@@ -89,7 +89,7 @@ class Service:
         wait_until(self._answers, f"the service's balancer to answer (logs in {self._folder})")
 
     def wait_until_ready(self, copy: str) -> None:
-        """Wait until a copy says that it is ready."""
+        """Wait until a copy is ready."""
         address = f"http://127.0.0.1:{self._ports[copy]}/health/ready"
 
         def is_ready() -> bool:
@@ -114,7 +114,7 @@ class Service:
         return release
 
     def replace(self, copy: str, release: Path) -> None:
-        """Replace a copy by one of another release: it gets no new requests, answers what it has, and is stopped."""
+        """Replace a copy with one of another release: drain it, stop it, start the new one."""
         self._tell_balancer(f"set server copies/{copy} state drain")
         wait_until(lambda: self._sessions(copy) == 0, f"the copy {copy} to have no requests")
         self.copies[copy].stop()
@@ -153,7 +153,7 @@ class Service:
         return next(int(row["scur"]) for row in found if (row.get("pxname"), row.get("svname")) == ("copies", copy))
 
     def _make_link(self) -> Program:
-        """Relays between the direct copy and each node: frozen, they are a network that drops all packets silently."""
+        """Relays between the direct copy and each node: when frozen, they act like a network that drops all packets."""
         relays = "\n".join(
             f"listen {node.name}\n  bind 127.0.0.1:{port}\n  server {node.name} 127.0.0.1:{node.port}"
             for node, port in zip(self._cluster.nodes, self._link_ports, strict=True)
@@ -188,8 +188,8 @@ frontend service
 backend copies
   option httpchk GET /health/ready
   default-server inter 500ms fastinter 200ms fall 2 rise 1
-  # What a copy has not answered at all is sent to the other one. A POST may be stored by then: only with a key.
-  # HAProxy keeps the whole request for that.
+  # A request without any response is sent to the other copy; a POST, which may have been stored, only with a key.
+  # HAProxy buffers the whole request for that.
   option http-buffer-request
   option redispatch 1
   retries 3

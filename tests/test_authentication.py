@@ -61,7 +61,7 @@ def test_after_make_db_the_commands_work_with_no_exports(fresh: Path) -> None:
         pass
     none = run("make", "token", cwd=fresh, check=False)
     assert none.returncode != 0
-    assert none.stderr.startswith("no development issuer runs")
+    assert none.stderr.startswith("no development issuer is running")
 
 
 def test_a_provider_of_the_users_own_is_used_and_none_is_started(fresh: Path) -> None:

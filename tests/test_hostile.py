@@ -32,13 +32,13 @@ LENGTHS = {"project_name": 100, "description": 300, "author_name": 100}
 
 
 def sees(text: str) -> bool:
-    """Tell whether a text has only what can be seen, spaces, and the joiners of emoji and some scripts."""
+    """Return whether a text has only what can be seen, spaces, and the joiners of emoji and some scripts."""
     seen = "".join(letter for letter in text if letter not in "\u200c\u200d")
     return seen.strip() != "" and all(letter == " " or unicodedata.category(letter)[0] in "LMNPS" for letter in seen)
 
 
 def is_fine(name: str, text: str) -> bool:
-    """Tell whether a text must be taken.
+    """Return whether a text must be taken.
 
     One that opens a template would break an update of the project, and a line of Markdown may hide all that follow.
     """

@@ -18,7 +18,7 @@ from standby import Server, primary_and_standby
 pytestmark = pytest.mark.slow
 
 OUTAGE = 3.0
-"""Seconds that no read may take: some 0.7 are promised, and a busy machine is given the rest."""
+"""Seconds that no read may take: about 0.7 are promised, and a busy machine is given the rest."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The service as it is baked, and one more route, which creates a user by ``session.add``."""
+"""The generated service with one more route, which creates a user by ``session.add``."""
 
 from app.dependencies import DbSession
 from app.main import app

@@ -1,4 +1,4 @@
-"""The service of a project with ``auth: oidc``, its routes open, as they are with ``auth: none``."""
+"""The service of a project with ``auth: oidc``, but with open routes, as with ``auth: none``."""
 
 import app.auth.dependencies
 

@@ -1,4 +1,4 @@
-"""Jobs, which PgQueuer keeps in PostgreSQL: added in a transaction, done by ``app.scripts.worker``."""
+"""Jobs, which PgQueuer stores in PostgreSQL: added in a transaction, done by ``app.scripts.worker``."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def add_job(session: AsyncSession, kind: str, **arguments: Any) -> None:
-    """Add a job to the session's transaction. JSON must be able to hold the arguments of its handler."""
+    """Add a job in the session's transaction. The arguments of its handler must be JSON values."""
     await (await _queries(session)).enqueue(kind, json.dumps(arguments).encode())
 
 
@@ -36,7 +36,7 @@ async def do_jobs(
         async def work(session: AsyncSession) -> None:
             await handlers[job.entrypoint](session, **json.loads(job.payload or b"{}"))
             queries = await _queries(session)
-            # Removed by the same transaction, so that what it writes is stored once.
+            # Removed in the same transaction, so that what the job writes is stored once.
             end = queries.qbq.build_log_job_query()
             if await queries.driver.execute(end, [job.id], ["successful"], [None]) != "1":
                 raise RuntimeError(f"another worker has done job {job.id}; this transaction is rolled back")
@@ -71,7 +71,7 @@ def _names(schema: str | None) -> DBSettings:
 
 
 class _Connection:
-    """What PgQueuer uses of an asyncpg connection, on connections of SQLAlchemy."""
+    """The methods of an asyncpg connection that PgQueuer uses, on SQLAlchemy's connections."""
 
     def __init__(self, connect: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> None:
         self._connect = connect

@@ -60,11 +60,11 @@ class Settings(BaseSettings):
     """Lowest level that is logged."""
 
     log_format: LogFormat | None = None
-    """Format of the log; None: ``console`` on a terminal, ``json`` elsewhere."""
+    """Format of the log; None: ``console`` on a terminal, otherwise ``json``."""
 
     @classmethod
     def settings_customise_sources(cls, *arguments: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Ignore a variable that is called just DATABASE or AUTH, which would be read as all options at once."""
+        """Ignore a variable named just DATABASE or AUTH, which would be read as all options at once."""
         groups = {"database", "auth"}
         for source in sources.values():
             if isinstance(source, EnvSettingsSource):
@@ -87,14 +87,14 @@ class Settings(BaseSettings):
 
 
 class ServiceSettings(Settings):
-    """Settings of the HTTP service: scripts and migrations need none of what it has in addition."""
+    """Settings of the HTTP service, with some that scripts and migrations do not need."""
 
     auth: AuthOptions = Field(default_factory=dict, validate_default=True)
-    """Options of authentication: AUTH_ and the name of each, if there are any."""
+    """Options of authentication: AUTH_ISSUER and so on, if there are any."""
 
 
 class SettingsError(Exception):
-    """Settings are missing or invalid: one line for each, with the variable's name and without its value."""
+    """Settings are missing or invalid. One line for each, with the variable's name but not its value."""
 
     exit_code = 78  # EX_CONFIG of sysexits.h
 
@@ -134,7 +134,5 @@ def load_settings(kind: type[Settings] = Settings, **overrides: Any) -> Settings
 def _line(location: tuple[int | str, ...], kind: str, message: str) -> str:
     name = "_".join(map(str, location)).upper() or "settings"
     if kind == "missing":
-        return (
-            f"{name}: is not set; set it in the environment or in .env, or run `make db` for one of this project's own"
-        )
+        return f"{name}: is not set; set it in the environment or in .env, or run `make db` to start a database here"
     return f"{name}: {message.removeprefix('Value error, ')}"

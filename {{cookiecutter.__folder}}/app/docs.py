@@ -1,4 +1,4 @@
-"""The page ``/docs``: Swagger UI, whose scripts come with the service and not from another host."""
+"""The page ``/docs``: Swagger UI, with scripts that the service itself serves."""
 
 import base64
 import hashlib
@@ -16,8 +16,8 @@ _FILES: Final = "docs/files"
 
 
 def install_docs(app: FastAPI) -> None:
-    """Add the page and its files. The browser may load nothing else, and send requests to this service alone."""
-    # Relative addresses hold behind a proxy that adds a prefix, too.
+    """Add the page and its files. The page may load nothing else, and send requests only to this service."""
+    # Relative URLs also work behind a proxy that adds a prefix.
     body = get_swagger_ui_html(
         title=app.title,
         openapi_url="openapi.json",

@@ -4,7 +4,7 @@ __all__ = ["Busy", "Conflict", "DomainError", "NotFound", "Unprocessable"]
 
 
 class DomainError(Exception):
-    """Base class. The message is written for the client, and is sent to it."""
+    """Base class. The message is sent to the client."""
 
 
 class NotFound(DomainError):
@@ -16,8 +16,8 @@ class Conflict(DomainError):
 
 
 class Busy(Conflict):
-    """The request conflicts with one that has not ended: repeated shortly, it may succeed."""
+    """The request conflicts with one that is still running: it may succeed if it is repeated shortly."""
 
 
 class Unprocessable(DomainError):
-    """The request is valid by itself, but contradicts an earlier one."""
+    """The request is valid in itself, but contradicts an earlier one."""

@@ -37,13 +37,15 @@ PURGED: Final = _meter.create_counter(
     "app.rows.purged", unit="{row}", description="Rows that the cleanup script deleted permanently."
 )
 SCHEMA: Final = _meter.create_gauge(
-    "app.schema", unit="{revision}", description="1, labelled with the schema's revision and the one that is needed."
+    "app.schema",
+    unit="{revision}",
+    description="Always 1; the labels are the schema's revision and the one that the code needs.",
 )
 
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """Trace a block. If it fails, the span has the error's class and not its text, which may contain users' data."""
+    """Trace a block. If it fails, the span has the error's class, but not its text, which may contain users' data."""
     current = _tracer.start_span(name)
     if not current.get_span_context().is_valid:  # telemetry is off
         yield

@@ -87,7 +87,7 @@ def configure_logging(settings: Settings) -> None:
         processors=[*first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         logger_factory=cache(partial(_NamedLogger, sys.stderr)),
-        # A test that configures logging again must reach the loggers that modules already hold.
+        # If a test configures logging again, the loggers of modules must follow.
         cache_logger_on_first_use=False,
     )
 
@@ -115,5 +115,5 @@ def configure_logging(settings: Settings) -> None:
         logging.getLogger(name).propagate = name != "uvicorn.access"
     logging.captureWarnings(capture=True)
 
-    # It logs a line for each of its own plugins, at each command.
+    # Alembic logs a line for each of its own plugins, at each command.
     logging.getLogger("alembic.runtime.plugins").setLevel("WARNING")

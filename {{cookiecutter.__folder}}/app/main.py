@@ -33,14 +33,14 @@ _FEATURES: Final = [
 """Folders of ``app/`` whose routes are served. Routes are tried in this order: the busiest first."""
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
-"""Far above any body of these routes, far below what would hurt a worker."""
+"""Well above any valid body, well below what would hurt a worker."""
 
 
 _TELEMETRY: Final[TelemetryConfig] = {
     "auto_configure": False,  # app.telemetry does it, for scripts and migrations too
-    "logs": False,  # they would contain PostgreSQL's DETAIL, and so users' data
-    "operation_spans": False,  # four more spans a request
-    # Its check at each request whether they are configured costs 1 to 2 % of a read.
+    "logs": False,  # they would contain PostgreSQL's DETAIL, which quotes users' data
+    "operation_spans": False,  # four more spans per request
+    # Otherwise FastAPI checks at each request whether they are configured: 1 to 2 % of a read.
     "tracing": is_on(),
     "metrics": is_on(),
 }
@@ -52,7 +52,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     Parameters
     ----------
     settings
-        Settings to use; None: they are read when the service starts, so that importing this module needs none.
+        Settings to use; None: read them when the service starts, so that this module can be imported without any.
     """
 
     @asynccontextmanager
@@ -61,8 +61,8 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         configure_logging(current)
         refuse_late_commits(app)
         async with open_database(current, database=db_session_dependency), open_auth(current.auth):
-            # Everything allocated so far lives as long as the process: the garbage collector need not examine it again,
-            # and need not run every 700 objects for the little that a request leaves. 5 to 15 % more requests/s.
+            # Everything allocated so far lives as long as the process, so the garbage collector need not examine it
+            # again; requests leave few cycles, so it need not run every 700 objects. 5 to 15 % more requests/s.
             gc.freeze()
             gc.set_threshold(50_000)
             yield
@@ -87,7 +87,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
 
 
 class _OneLineStartup:
-    """Reports start-up errors that the user can fix as one line each, instead of the server's traceback."""
+    """Reports fixable start-up errors in one line each, instead of the server's traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -42,7 +42,7 @@ class RequestMiddleware:
 
         start = time.perf_counter()
         request_id = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
-        if not _SANE_ID.fullmatch(request_id):  # it goes into logs and headers: no line breaks from strangers
+        if not _SANE_ID.fullmatch(request_id):  # it goes into logs and headers, where a line break would do harm
             request_id = f"{getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()

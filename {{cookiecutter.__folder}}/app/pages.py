@@ -1,4 +1,4 @@
-"""Pages of a list that is ordered by id, and the cursor that leads from one page to the next."""
+"""Pages of a list ordered by id, and the cursor from one page to the next."""
 
 import base64
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ __all__ = ["Cursor", "Limit", "make_cursor"]
 
 
 def make_cursor(last: UUID) -> str:
-    """Return the cursor of the page that follows a row: its id, as text that is safe in a URL and opaque to clients."""
+    """Return the cursor of the page after a row: the row's id, as text that is safe in a URL and opaque to clients."""
     return base64.urlsafe_b64encode(last.bytes).decode().rstrip("=")
 
 

@@ -21,11 +21,11 @@ __all__ = ["Problem", "install_problems", "problem", "problem_responses"]
 _MEDIA_TYPE: Final = "application/problem+json"
 
 _RETRY_AFTER: Final = "1"
-"""Seconds to wait before a request is repeated: about as long as a pool takes to drain, or a database to restart."""
+"""Seconds to wait before repeating a request: about what a busy pool or a restarting database needs."""
 
 _DETAILS: Final = {
-    404: "There is nothing at this address.",
-    405: "This address does not answer that method.",
+    404: "There is nothing at this URL.",
+    405: "This URL does not support this method.",
 }
 
 _log = structlog.get_logger(__name__)
@@ -41,12 +41,12 @@ class InvalidField(BaseModel):
 class Problem(BaseModel):
     """An error in the format of RFC 9457."""
 
-    type: str = Field(default="about:blank", description="about:blank: the status tells the kind of error.")
+    type: str = Field(default="about:blank", description="about:blank: the status identifies the kind of error.")
     title: str = Field(description="Name of the status.")
     status: int = Field(description="HTTP status of the response.")
     detail: str = Field(description="What happened, and how to fix it.")
     instance: str = Field(description="Path of the request.")
-    request_id: str = Field(description="Id of the request, which each of its log lines carries.")
+    request_id: str = Field(description="Id of the request, which is in each of its log lines.")
     errors: list[InvalidField] | None = Field(default=None, description="With a 422: the invalid parts of the request.")
 
 
@@ -106,7 +106,7 @@ def install_problems(app: FastAPI) -> None:
         own = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         models.update(own.pop("$defs"))
         models["Problem"] = own
-        # Who must say who they are can be refused. Each route says that much by its dependencies.
+        # A route with a security dependency can refuse its caller.
         for operation in (operation for path in schema["paths"].values() for operation in path.values()):
             if "security" in operation:
                 operation["responses"] |= problem_responses(401, 403)
@@ -140,7 +140,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = []
-    for item in error.errors():  # without "input": it may be a secret, or no valid UTF-8
+    for item in error.errors():  # without "input": it may be a secret, or invalid UTF-8
         # If the body is not JSON, the location is an offset into it, not a pointer.
         location = item["loc"][:1] if item["type"] == "json_invalid" else item["loc"]
         pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
@@ -165,7 +165,7 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
         raise error
     _log.warning("database unavailable", reason=describe(error), sqlstate=sqlstate(error))
     UNAVAILABLE.add(1, {"reason": sqlstate(error) or type(error).__name__})
-    # A write may have been stored, if its COMMIT was on the way: its route knows whether it is safe to repeat.
+    # If the COMMIT had been sent, the write may be stored: the route knows whether a repetition is safe.
     advice = getattr(request.state, "advice", "try again shortly")
     return problem(
         request,

@@ -1,4 +1,4 @@
-"""Start-up shared by the service, the scripts and the migrations: from settings to a database that is ready."""
+"""Start-up of the service, the scripts and the migrations: from settings to a database that is ready."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -87,12 +87,12 @@ async def _warn_of_replica(replica: Server) -> None:
         await replica.ping()
     except (DBAPIError, DatabaseUnavailable, OSError) as error:
         reason = error if isinstance(error, DatabaseUnavailable) else f"PostgreSQL says: {describe(error)}"
-        _log.warning(f"DATABASE_REPLICA_URL: {reason}; reads ask the primary until it answers")
+        _log.warning(f"DATABASE_REPLICA_URL: {reason}; reads use the primary until it answers")
 
 
 @contextmanager
 def errors_as_one_line() -> Iterator[None]:
-    """Report errors that the user can fix as one line each on stderr, without a traceback, and exit.
+    """Print errors that the user can fix to stderr, one line each, without a traceback, and exit.
 
     The exit code is 78 for settings, 1 for the database, and 130 after Ctrl-C.
     """

@@ -24,7 +24,7 @@ Request = ExportTraceServiceRequest | ExportMetricsServiceRequest
 
 
 class Collector(ThreadingHTTPServer):
-    """Keeps what it is sent, decoded.
+    """Stores what it receives, decoded.
 
     Parameters
     ----------
@@ -46,13 +46,13 @@ class Collector(ThreadingHTTPServer):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """Newest state of each metric. They are cumulative: the newest of a process counts."""
+        """Newest state of each metric: values are cumulative, so the newest of each process counts."""
         exports = [request for request in self.requests if isinstance(request, ExportMetricsServiceRequest)]
         scopes = [scope for export in exports for sent in export.resource_metrics for scope in sent.scope_metrics]
         return {metric.name: metric for scope in scopes for metric in scope.metrics}
 
     def values(self, name: str, *chosen: str) -> dict[tuple[str, ...], float]:
-        """Return the values of a metric, for a histogram its counts, by the chosen labels."""
+        """Return the values of a metric (the counts of a histogram), by the chosen labels."""
         metric = self.metrics[name]
         found: Counter[tuple[str, ...]] = Counter()
         for point in getattr(metric, str(metric.WhichOneof("data"))).data_points:
@@ -62,7 +62,7 @@ class Collector(ThreadingHTTPServer):
         return dict(found)
 
     def tree(self, root: Span) -> dict[str, Any]:
-        """Return the names of the spans below a span, each with what is below it; one that comes again has a number."""
+        """Return the names of the spans below a span, as a tree; a repeated name gets a number."""
         found: dict[str, Any] = {}
         for span in self.spans:
             if span.parent_span_id == root.span_id:

@@ -1,8 +1,8 @@
-"""An OpenID provider for development and tests alone, as a command: ``python -m dev.issuer``.
+"""An OpenID provider for development and tests only, as a command: ``python -m dev.issuer``.
 
-It signs whatever it is asked to: its keys are made when it starts, it listens to this machine alone, and it is no part
-of the image. Where AUTH_ISSUER is set, in the environment or by a line of the user's own in .env, that provider is
-used and none is started.
+It signs any token that is requested, so it creates its keys when it starts, listens only on this machine, and is not in
+the image. If AUTH_ISSUER is set, in the environment or by the user's own line in .env, that provider is used and none
+is started.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ _FOLDER: Final = _PROJECT / ".issuer"
 _ENV: Final = _PROJECT / ".env"
 _MARK: Final = "  # the development issuer of make db"
 _LIFETIME: Final = 12 * 3600
-"""Seconds that a token is valid for: a working day."""
+"""Seconds for which a token is valid: a working day."""
 
 
 class Issuer:
@@ -48,19 +48,19 @@ class Issuer:
     host
         Address to listen on.
     port
-        Port; 0: any that is free.
+        Port; 0: any free one.
     audience
-        Service that its tokens are for, unless they are asked to be for another one.
+        Audience of its tokens, unless a request names another.
 
     Raises
     ------
     ValueError
-        If the address is not one of this machine alone.
+        If others than this machine could reach the address.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, audience: str = NAME) -> None:
         if host not in ("127.0.0.1", "localhost"):
-            raise ValueError(f"{host}: the development issuer signs for anybody, so it listens to this machine alone")
+            raise ValueError(f"{host}: the development issuer signs for anyone, so it only listens on 127.0.0.1")
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -81,18 +81,18 @@ class Issuer:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Say nothing: it would be in the way of the service's own lines."""
+                """Log nothing: the lines would be between the service's own."""
 
         self._server = ThreadingHTTPServer((host, port), Handler)
         self.url = f"http://{host}:{self._server.server_port}"
-        """The issuer of its tokens, and where it answers."""
+        """Issuer of its tokens, and its own URL."""
         self.audience = audience
         self.requests: list[str] = []
-        """Paths that it was asked for."""
+        """Requested paths."""
         self.documents: dict[str, Any] = {
             "/.well-known/openid-configuration": {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
         }
-        """What it answers, by path."""
+        """Its documents, by path."""
         self.rotate()
 
     def serve(self) -> None:
@@ -104,7 +104,7 @@ class Issuer:
         Thread(target=self.serve, daemon=True).start()
 
     def stop(self) -> None:
-        """Serve no longer."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -116,7 +116,7 @@ class Issuer:
         self.documents["/keys"] = {"keys": [{**public, "kid": self.key_id, "use": "sig", "alg": "ES256"}]}
 
     def token(self, header: Mapping[str, Any] | None = None, **claims: Any) -> str:
-        """Sign an access token: the usual header and claims, and what is given instead or in addition."""
+        """Sign an access token. The arguments replace, or are added to, the usual header and claims."""
         now = int(time.time())
         usual = {"iss": self.url, "aud": self.audience, "sub": "developer", "iat": now, "exp": now + _LIFETIME}
         full = {"kid": self.key_id, "typ": "at+jwt", **(header or {})}
@@ -131,7 +131,7 @@ def main() -> None:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(command: Sequence[str]) -> None:
-    """Become COMMAND, with AUTH_ISSUER set, beside an issuer that ends when COMMAND does."""
+    """Start an issuer, then become COMMAND with AUTH_ISSUER set. The issuer ends when COMMAND does."""
     if not _own_provider():
         ours, theirs = os.pipe()
         _start(stdin=ours)
@@ -142,14 +142,14 @@ def run(command: Sequence[str]) -> None:
 
 @main.command()
 def start() -> None:
-    """Start the issuer, let it run, and name it in .env."""
+    """Start the issuer, leave it running, and write its URL to .env."""
     if where := _own_provider():
         click.echo(f"AUTH_ISSUER is set in {where}: that provider is used, none is started.")
         return
     if _kept() is None:
         _start("--keep", stdin=subprocess.DEVNULL)
     _write_env(_settings())
-    click.echo("A development issuer runs, and .env names it; `make token` prints an access token.")
+    click.echo("The development issuer is running, and .env has its URL; `make token` prints an access token.")
 
 
 @main.command()
@@ -163,7 +163,7 @@ def stop() -> None:
 @click.argument("scope", default="")
 @click.option("--subject", default="developer", show_default=True, help="Caller that the token is for.")
 def token(scope: str, subject: str) -> None:
-    """Print an access token with these scopes, separated by spaces."""
+    """Print an access token with scopes, which are separated by spaces."""
     if where := _own_provider():
         sys.exit(f"AUTH_ISSUER is set in {where}: ask that provider for a token")
     asked = json.dumps({"scope": scope, "sub": subject}).encode()
@@ -171,14 +171,14 @@ def token(scope: str, subject: str) -> None:
         with build_opener(ProxyHandler({})).open(f"{_settings()['AUTH_ISSUER']}/token", asked, timeout=5) as answer:
             click.echo(json.load(answer)["access_token"])
     except OSError:
-        sys.exit("no development issuer runs: `make run` starts one, and so does `make db`")
+        sys.exit("no development issuer is running: start one with `make run` or `make db`")
 
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--keep", is_flag=True, help="Outlive standard input.")
 def serve(folder: Path, *, keep: bool) -> None:
-    """Serve until standard input ends. Of several in FOLDER one serves, and another one takes over when that ends."""
+    """Serve until standard input ends. Of several issuers in FOLDER one serves; when it ends, another takes over."""
     with (folder / "kept").open("a+") as kept, (folder / "lock").open("w") as lock:
         if keep:
             fcntl.flock(kept, fcntl.LOCK_EX)
@@ -206,7 +206,7 @@ def _issuer_on_port_of(folder: Path) -> Issuer:
     port = folder / "port"
     try:
         return Issuer(port=int(port.read_text()))
-    except OSError:  # it has none yet, or somebody else has taken it
+    except OSError:  # there is no port yet, or another program has taken it
         issuer = Issuer()
         port.write_text(issuer.url.rpartition(":")[2])
         return issuer
@@ -220,15 +220,15 @@ def _start(*options: str, stdin: int) -> None:
     )
     assert process.stdout is not None
     if process.stdout.readline() != b"ready\n":
-        sys.exit("the development issuer does not start; `python -m dev.issuer serve .issuer` says why")
+        sys.exit("the development issuer does not start; run `python -m dev.issuer serve .issuer` to see why")
 
 
 def _kept() -> int | None:
-    """Return the process that `start` has started, None if there is none."""
+    """Return the id of the process that `start` has started, or None."""
     with suppress(FileNotFoundError), (_FOLDER / "kept").open() as kept:
         try:
             fcntl.flock(kept, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:  # it lives
+        except BlockingIOError:  # it is running
             return int(kept.read())
     return None
 
@@ -238,19 +238,19 @@ def _settings() -> dict[str, str]:
 
 
 def _own_provider() -> str | None:
-    """Return where the user has named a provider, None if nowhere."""
+    """Return where the user has set a provider, or None."""
     lines = _ENV.read_text(encoding="utf-8").splitlines() if _ENV.exists() else []
     own = [line for line in lines if not line.endswith(_MARK)]
     for where, values in (("the environment", os.environ), (".env", dotenv_values(stream=StringIO("\n".join(own))))):
         if any(value and name.upper() in ("AUTH_ISSUER", "AUTH_AUDIENCE") for name, value in values.items()):
             if len(own) < len(lines):
-                _write_env({})  # of two lines the last one counts, and it may be a marked one
+                _write_env({})  # of two lines the last one counts, and that may be a marked one
             return where
     return None
 
 
 def _write_env(settings: Mapping[str, str]) -> None:
-    """Name the development issuer in .env, or, without settings, no longer."""
+    """Write the settings of the development issuer to .env; without settings, remove them."""
     _ENV.touch(mode=0o600)
     lines = [line for line in _ENV.read_text(encoding="utf-8").splitlines() if not line.endswith(_MARK)]
     marked = [f"{name}={value}{_MARK}" for name, value in settings.items()]

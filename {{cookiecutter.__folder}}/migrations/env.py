@@ -123,7 +123,7 @@ def _runs(*commands: Callable[..., None]) -> bool:
 
 
 async def _is_ahead(engine: AsyncEngine) -> bool:
-    """Tell whether newer code has already migrated, as in a rolling deploy or after a return to an old version.
+    """Return whether newer code has already migrated, as in a rolling deploy or after a return to an old version.
 
     Then there is nothing to upgrade, and no reason to fail: Alembic alone would end with a traceback.
     """

@@ -16,7 +16,7 @@ from tests.commands import environment
 URL = "postgresql://ada@db.example:5432/orders"
 
 
-def test_a_missing_url_is_named_with_a_way_to_mend() -> None:
+def test_a_missing_url_is_named_with_a_way_to_fix_it() -> None:
     with pytest.raises(SettingsError, match="^DATABASE_URL: is not set; .*make db"):
         load_settings()
 

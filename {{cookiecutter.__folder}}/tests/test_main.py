@@ -66,7 +66,7 @@ def _late_sub_dependency(session: Annotated[AsyncSession, LATE]) -> AsyncSession
 async def test_a_route_that_would_commit_after_its_response_is_refused_at_start_up(
     settings: ServiceSettings, how: str
 ) -> None:
-    """An error names each such route, and the mend."""
+    """An error names each such route, and the fix."""
     app = create_app(settings)
     target = FastAPI() if how == "mount" else app
 

@@ -154,7 +154,7 @@ async def test_a_method_that_an_address_does_not_know_is_405(client: httpx2.Asyn
     assert response.status_code == 405
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.headers["Allow"]
-    assert response.json()["detail"] == "This address does not answer that method."
+    assert response.json()["detail"] == "This URL does not support this method."
 
 
 @pytest.mark.parametrize(("status", "detail"), [(400, {"code": 1}), (499, "odd"), (304, None)])

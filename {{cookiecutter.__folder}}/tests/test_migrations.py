@@ -256,7 +256,7 @@ def test_offline_sql_needs_no_database_and_does_what_an_upgrade_does(
         ),
     ],
 )
-def test_what_the_user_can_mend_is_a_line_and_an_exit_code(
+def test_what_the_user_can_fix_is_a_line_and_an_exit_code(
     alembic_command: Alembic, capsys: pytest.CaptureFixture[str], env: dict[str, str], code: int, says: str
 ) -> None:
     with pytest.raises(SystemExit) as raised:

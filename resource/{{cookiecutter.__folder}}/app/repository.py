@@ -1,6 +1,6 @@
 """Reads and writes {{ cookiecutter.plural }}.
 
-Nothing here commits: the session's owner does, so that operations compose. Functions that only read take a reader,
+Nothing here commits, so that several calls can share one transaction. Functions that only read take a reader,
 functions that write take a session. Statements are built once, at import: building one takes longer than running it.
 """
 

@@ -1,4 +1,4 @@
-"""The {{ cookiecutter.plural }} routes: between HTTP and the repository, without logic of their own."""
+"""The {{ cookiecutter.plural }} routes: they only translate between HTTP and the repository."""
 
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -34,7 +34,7 @@ async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, 
     return {{ cookiecutter.__class }}Out(*await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id))
 
 
-@router.post("", status_code=201, dependencies=_WRITE, responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS)
+@router.post("", status_code=201, dependencies=_WRITE, responses=_with_header(201, "Location", "URL of the new {{ cookiecutter.singular | replace("_", " ") }}.") | _BODY_ERRORS)
 @once
 async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }}, session: DbSession, request: Request, response: Response) -> {{ cookiecutter.__class }}Out:
     """Create {{ cookiecutter.__one }}."""
@@ -44,7 +44,7 @@ async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }},
 
 
 @router.get(
-    "", dependencies=_READ, responses=_with_header(200, "Link", 'Address of the next page, as rel="next".') | problem_responses(422)
+    "", dependencies=_READ, responses=_with_header(200, "Link", 'URL of the next page, as rel="next".') | problem_responses(422)
 )
 async def list_{{ cookiecutter.plural }}(
     reader: DbReplicaReader,
@@ -54,7 +54,7 @@ async def list_{{ cookiecutter.plural }}(
     cursor: Annotated[Cursor, Query()] = None,
 ) -> {{ cookiecutter.__class }}Page:
     """List {{ cookiecutter.plural }}, oldest first, a page at a time."""
-    # One more than requested tells whether there is a next page.
+    # One row more than requested shows whether there is a next page.
     rows = await repository.list_{{ cookiecutter.plural }}(reader, limit=limit + 1, after=cursor)
     items = [{{ cookiecutter.__class }}Out(*row) for row in rows[:limit]]
     if len(rows) <= limit:
@@ -67,7 +67,7 @@ async def list_{{ cookiecutter.plural }}(
 @router.patch("/{ {{- cookiecutter.singular }}_id}", dependencies=_WRITE, responses=problem_responses(404) | _BODY_ERRORS)
 async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes) -> {{ cookiecutter.__class }}Out:
     """Change some fields of {{ cookiecutter.__one }}."""
-    # Under SERIALIZABLE, two concurrent changes may conflict: the loser is retried here, and the client sees no 503.
+    # Under SERIALIZABLE, two concurrent changes may conflict: one of them is retried here, and its client gets no 503.
     return {{ cookiecutter.__class }}Out(
         *await run_transaction(lambda session: repository.change_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, changes))
     )

@@ -1,1 +1,1 @@
-"""Who calls: access tokens of an OpenID provider, and the scopes that a route asks for."""
+"""Authentication by access tokens of an OpenID provider, and the scopes that routes require."""

@@ -1,4 +1,4 @@
-"""What routes ask for: a caller with a valid access token, and scopes."""
+"""Dependencies of routes: a caller with a valid access token, and scopes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ __all__ = ["Caller", "open_auth", "requires"]
 
 
 class _BearerToken(SecurityBase):
-    """The caller of a request, by the header ``Authorization: Bearer …`` (RFC 6750)."""
+    """Dependency that reads the caller from the header ``Authorization: Bearer …`` (RFC 6750)."""
 
     def __init__(self) -> None:
         self.scheme_name = "access_token"
@@ -29,9 +29,9 @@ class _BearerToken(SecurityBase):
         self.verifier: TokenVerifier | None = None
 
     async def __call__(self, connection: HTTPConnection, required: SecurityScopes) -> AccessToken:
-        """Verify the token. Who sent none, or a bad one, is told nothing but that."""
+        """Verify the token. The response to an invalid one does not give the reason; the log does."""
         if self.verifier is None:
-            raise RuntimeError("authentication is not open; see open_auth")
+            raise RuntimeError("tokens can only be verified inside `async with open_auth(...)`")
         scheme, _, token = ", ".join(connection.headers.getlist("Authorization")).partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise _refusal(401, "An access token is required.")
@@ -44,7 +44,7 @@ class _BearerToken(SecurityBase):
             headers = {"Retry-After": str(ceil(error.retry_after))}
             UNAVAILABLE.add(1, {"reason": "signing keys"})
             raise HTTPException(503, "The access token cannot be verified now; try again.", headers) from None
-        # For the lines of the log, and for whatever else has the request at hand.
+        # For log lines, and for other code that has the request, such as `once`.
         structlog.contextvars.bind_contextvars(subject=caller.subject)
         connection.state.subject = caller.subject
         if not caller.scopes.issuperset(required.scopes):
@@ -61,23 +61,23 @@ def _refusal(status: int, detail: str, **parameters: str) -> HTTPException:
 _bearer_token = _BearerToken()
 
 Caller = Annotated[AccessToken, Security(_bearer_token)]
-"""The caller of the request: ``subject``, ``scopes`` and ``claims`` of its access token."""
+"""The caller of the request: its access token, with ``subject``, ``scopes`` and ``claims``."""
 
 
 def requires(*scopes: str) -> list[Any]:
-    """Return the ``dependencies=`` of a route or a router that takes a valid access token.
+    """Return the ``dependencies=`` of a route or a router that requires a valid access token.
 
     Parameters
     ----------
     scopes
-        Scopes that the token must have, all of them; none: any valid token will do.
+        Scopes that the token must have, all of them; none: any valid token is accepted.
     """
     return [Security(_bearer_token, scopes=scopes)]
 
 
 @asynccontextmanager
 async def open_auth(options: AuthOptions) -> AsyncIterator[None]:
-    """Verify tokens by these options in this block. A provider that is away does not stop the start."""
+    """Verify tokens with these options until the end of the block. A provider that is away does not stop the start."""
     verifier = _bearer_token.verifier = TokenVerifier(options)
     verifier.keys.refresh()
     try:

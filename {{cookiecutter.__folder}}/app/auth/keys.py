@@ -1,4 +1,4 @@
-"""The provider's public keys: found by discovery, cached, and fetched again when a token names an unknown one."""
+"""The provider's public keys: found by discovery, cached, and fetched again if a token names an unknown key."""
 
 import asyncio
 import json
@@ -20,13 +20,13 @@ from app.auth.options import is_trusted_url
 __all__ = ["Keys", "KeysUnavailable"]
 
 _MAX_BYTES: Final = 256 * 1024
-"""Limit of one answer of the provider. A set of twenty keys with certificates has 50 KiB."""
+"""Size limit of one answer of the provider, in bytes. Twenty keys with certificates have about 50 KiB."""
 
 _log = structlog.get_logger(__name__)
 
 
 class KeysUnavailable(Exception):
-    """The provider does not answer, and the key that a token names is not known: nobody can tell whether it is good.
+    """The provider does not answer, and the token's key is unknown, so the token cannot be verified.
 
     Parameters
     ----------
@@ -40,18 +40,18 @@ class KeysUnavailable(Exception):
 
 
 class Keys:
-    """Public keys of one provider. They are fetched in a thread, once for all requests that wait for them.
+    """Public keys of one provider, fetched in a thread, once for all waiting requests.
 
     Parameters
     ----------
     issuer
         URL of the provider.
     algorithms
-        Signature algorithms that keys are used for.
+        Signature algorithms that are accepted.
     pause
-        Seconds from the start of one fetch to that of the next one, whatever tokens strangers send.
+        Minimum seconds between the starts of two fetches, so that invalid tokens cannot cause many.
     max_age
-        Seconds after which keys are fetched again although all are known: a withdrawn key is noticed by then.
+        Seconds after which keys are fetched again even if all are known, to notice withdrawn ones.
     timeout
         Time limit of one answer of the provider, in seconds.
     """
@@ -70,7 +70,7 @@ class Keys:
         self._started = -inf  # on the clock of time.monotonic
         self._failed = False
         self.generation = 0
-        """Number of the set of keys. What was verified by an earlier set is to be verified again."""
+        """Number of successful fetches. Tokens that were verified before the newest one must be verified again."""
 
     async def find(self, key_id: str, algorithm: str) -> PyJWK | None:
         """Return a key; None if the provider has none with this id for this algorithm.
@@ -83,7 +83,7 @@ class Keys:
         name = key_id, algorithm
         if name not in self._keys and self._running:  # this fetch may bring it
             await asyncio.shield(self._running)
-        # Only a fetch that begins after the token has arrived can say that there is no such key.
+        # Only a fetch that begins after the token has arrived can show that there is no such key.
         if name not in self._keys:
             await asyncio.shield(self._fetch_next())
         elif time.monotonic() - self._started > self._max_age:
@@ -95,7 +95,7 @@ class Keys:
         self._fetch_next()
 
     async def aclose(self) -> None:
-        """Give up what is being fetched."""
+        """Cancel running fetches."""
         tasks = [task for task in (self._running, self._next) if task]
         for task in tasks:
             task.cancel()
@@ -104,7 +104,7 @@ class Keys:
     def _fetch_next(self) -> asyncio.Task[None]:
         if self._next is None:
             self._next = asyncio.create_task(self._fetch())
-            # Whoever waited for it may be gone.
+            # Retrieve the exception even if no request waits for it any more: asyncio would log it.
             self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
         return self._next
 
@@ -116,7 +116,7 @@ class Keys:
             self._next = None
             raise KeysUnavailable(wait)
         await asyncio.sleep(wait)
-        self._running, self._next = self._next, None  # who comes from here on joins this fetch, or waits for another
+        self._running, self._next = self._next, None  # later requests wait for this fetch, or start another
         self._started = time.monotonic()
         try:
             keys = await asyncio.to_thread(self._load)
@@ -147,15 +147,15 @@ class Keys:
 
     def _get_json(self, url: str) -> dict[str, Any]:
         if not is_trusted_url(url):
-            raise ValueError(f"{url!r} is no https:// URL")
-        # The proxy of the environment, if there is one, cannot reach this machine.
+            raise ValueError(f"{url!r} is not an https:// URL")
+        # A proxy from the environment cannot reach this machine.
         proxy = ProxyHandler({}) if urlsplit(url).scheme == "http" else ProxyHandler()
         deadline = time.monotonic() + self._timeout
         body = b""
         with build_opener(proxy, _NoRedirects()).open(url, timeout=self._timeout) as response:
             while chunk := response.read1(
                 65536
-            ):  # a time-out of a socket is one of each packet, not of the whole answer
+            ):  # the socket's timeout applies to each packet, not to the whole answer
                 body += chunk
                 if len(body) > _MAX_BYTES or time.monotonic() > deadline:
                     raise ValueError(
@@ -166,4 +166,4 @@ class Keys:
 
 class _NoRedirects(HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """Refuse: a redirect could lead to plain http, or into our own network."""
+        """Refuse redirects: they could lead to plain http, or into our own network."""

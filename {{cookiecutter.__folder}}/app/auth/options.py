@@ -14,10 +14,10 @@ _ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES2
 
 
 def is_trusted_url(url: str) -> bool:
-    """Tell whether nobody between us and this URL can change what it answers: by https, or on this machine."""
+    """Return whether nobody on the network can change the answer of a URL: it has https, or is on this machine."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018  # raises for a port that is none
+        parts.port  # noqa: B018  # raises an error for an invalid port
     except ValueError:
         return False
     local = parts.scheme == "http" and re.fullmatch(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", parts.netloc)
@@ -26,7 +26,7 @@ def is_trusted_url(url: str) -> bool:
 
 def _issuer(value: str) -> str:
     if not is_trusted_url(value) or re.search(r"[?#\s]", value):
-        raise ValueError("must be the provider's issuer, an https:// URL; http:// is accepted for this machine alone")
+        raise ValueError("must be the provider's issuer, an https:// URL; http:// is only accepted for this machine")
     return value
 
 
@@ -36,7 +36,7 @@ def _names(value: Any) -> Any:
 
 def _algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value or not set(value) <= set(_ALGORITHMS):
-        raise ValueError(f"must be some of {', '.join(_ALGORITHMS)}; a shared secret, or no signature, is refused")
+        raise ValueError(f"must be some of {', '.join(_ALGORITHMS)}; shared secrets (HS256) and none are refused")
     return value
 
 
@@ -45,7 +45,7 @@ class AuthOptions:
     """Which access tokens are accepted. The constraints are checked when the options are read as settings."""
 
     issuer: Annotated[str, AfterValidator(_issuer)]
-    """The provider's issuer, letter for letter as its tokens name it in ``iss``. Its keys are found by discovery."""
+    """The provider's issuer, exactly as in ``iss`` of its tokens. Its keys are found by discovery."""
 
     audience: Annotated[str, Field(min_length=1)]
     """Name of this service at the provider: a token for another service, with another ``aud``, is refused."""
@@ -55,7 +55,7 @@ class AuthOptions:
         "ES256",
         "EdDSA",
     )
-    """Signature algorithms, separated by commas. Symmetric ones are refused: whoever verifies could sign as well."""
+    """Signature algorithms, separated by commas. Symmetric ones are refused: anyone who can verify could also sign."""
 
     leeway: Annotated[float, Field(ge=0, le=300)] = 30
     """Seconds by which the provider's clock and ours may differ."""

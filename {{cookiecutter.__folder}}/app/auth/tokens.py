@@ -1,4 +1,4 @@
-"""Verifies access tokens: signed by a key of the provider, for this service, now (RFC 7519, 8725 and 9068)."""
+"""Verifies access tokens: signature, issuer, audience and times (RFC 7519, 8725 and 9068)."""
 
 import hashlib
 import time
@@ -15,31 +15,31 @@ from app.auth.options import AuthOptions
 __all__ = ["AccessToken", "InvalidToken", "TokenVerifier"]
 
 _MAX_LENGTH: Final = 16 * 1024
-"""Characters of a token. Those of large organizations, with all groups of a person in them, have about 10,000."""
+"""Maximum length of a token in characters. Tokens that list all groups of a person may have about 10,000."""
 
 _MAX_VERIFIED: Final = 4096
-"""Tokens that are remembered as verified, about 3 KiB each."""
+"""Maximum number of verified tokens to remember, about 3 KiB each."""
 
 _TYPES: Final = (None, "jwt", "at+jwt", "application/at+jwt")
-"""Values of the header ``typ``. Other kinds of tokens, such as those of a logout, are signed by the same keys."""
+"""Accepted values of the header ``typ``. The same keys sign other kinds of tokens, such as logout tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """What a valid access token says of the caller."""
+    """What a valid access token says about the caller."""
 
     subject: str
-    """The provider's id of the caller, a person or a program: ``sub``."""
+    """The provider's id of the caller, a person or a program (``sub``)."""
 
     scopes: frozenset[str]
-    """What the caller may do: ``scope``, or ``scp``."""
+    """What the caller may do (``scope`` and ``scp``)."""
 
     claims: Mapping[str, Any]
-    """All that the token says, as the provider wrote it."""
+    """All claims of the token, unchanged."""
 
 
 class InvalidToken(Exception):
-    """A token is not accepted. The message is for the log, and quotes nothing of the token."""
+    """A token is not accepted. The message is for the log, and does not quote the token."""
 
 
 class TokenVerifier:
@@ -50,7 +50,7 @@ class TokenVerifier:
     options
         Issuer, audience, algorithms and leeway.
     keys
-        Keys of the issuer; None: with the usual limits.
+        Keys of the issuer; None: `Keys` with its defaults.
     """
 
     def __init__(self, options: AuthOptions, keys: Keys | None = None) -> None:
@@ -60,7 +60,7 @@ class TokenVerifier:
         self.keys = keys or Keys(options.issuer, options.algorithms)
 
     async def verify(self, token: str) -> AccessToken:
-        """Verify a token, or remember that it was verified.
+        """Verify a token, unless it was verified before.
 
         Raises
         ------
@@ -71,7 +71,7 @@ class TokenVerifier:
         """
         if len(token) > _MAX_LENGTH:
             raise InvalidToken("TooLong")
-        # A signature costs as much as a third of a read. Remembered by its hash: nothing here can be replayed.
+        # Checking a signature costs a third of a read. Only the hash is stored, which nobody can use as a token.
         digest = hashlib.sha256(token.encode()).digest()
         if self._generation != self.keys.generation:
             self._verified.clear()  # its key may have been withdrawn
@@ -95,7 +95,7 @@ class TokenVerifier:
             raise InvalidToken("Header")
         if (kind.lower() if isinstance(kind, str) else kind) not in _TYPES:
             raise InvalidToken("Type")
-        # By id alone: keys, and addresses of keys, that a token brings along (jwk, jku, x5c, x5u) are not looked at.
+        # Only by id: keys and URLs of keys in the token itself (jwk, jku, x5c, x5u) are ignored.
         key = await self.keys.find(key_id, algorithm) if key_id else None
         if key is None:
             raise InvalidToken("UnknownKey")
@@ -108,7 +108,7 @@ class TokenVerifier:
             leeway=self._options.leeway,
             options={"require": ["iss", "aud", "sub", "exp"], "enforce_minimum_key_length": True},
         )
-        # The library takes "1" and true for times.
+        # PyJWT also accepts "1" and true as times.
         if any(type(claims.get(name, 0)) not in (int, float) for name in ("exp", "nbf", "iat")):
             raise InvalidToken("Time")
         subject = claims["sub"]
@@ -118,7 +118,7 @@ class TokenVerifier:
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
-    """Return ``scope``, a text by RFC 9068, and ``scp``, which some providers use: a text or a list."""
+    """Return the scopes in ``scope`` (text, RFC 9068) and in ``scp`` (text or list, from some providers)."""
     values = [claims.get("scope"), claims.get("scp")]
     lists = [value.split() if isinstance(value, str) else value for value in values]
     return frozenset(scope for part in lists if isinstance(part, list) for scope in part if isinstance(scope, str))

@@ -1,1 +1,1 @@
-"""Engine, sessions, start-up probe and schema check: all that touches PostgreSQL, and no HTTP."""
+"""Engine, sessions, start-up probe and schema check: all access to PostgreSQL, and no HTTP."""

@@ -1,4 +1,4 @@
-"""Declarative base and ids of all models. Models import no other module of ``app.database``."""
+"""Declarative base and id generator of all models. Models import nothing else from ``app.database``."""
 
 import sys
 
@@ -16,7 +16,7 @@ __all__ = ["Base", "uuid7"]
 class Base(DeclarativeBase):
     """Base class of the models.
 
-    A convention names all constraints, so that migrations can drop them and code can tell them apart: see "The
+    A convention names all constraints, so that migrations can drop them and code can recognize them: see "The
     Importance of Naming Constraints" in Alembic's manual. Tables name no PostgreSQL schema: the engine adds it.
     """
 

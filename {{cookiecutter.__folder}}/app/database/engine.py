@@ -1,4 +1,4 @@
-"""Creates the engine, and is the only module that knows how this service connects. It knows no settings."""
+"""Creates the engine: the only module that knows how the service connects. It does not read settings."""
 
 import re
 import ssl
@@ -31,10 +31,10 @@ from app.database.url import DatabaseUrl, parse_database_url
 __all__ = ["IDLE_IN_TRANSACTION", "create_database_engine"]
 
 _DRIVER_GRACE: Final = 1.0
-"""Seconds that the driver waits longer than the server's statement_timeout: the server's error says more."""
+"""Extra seconds before the driver times out: the server's own error says more."""
 
 _SILENT: Final = 10.0
-"""Seconds for which a host that did not answer in time is asked after the other ones."""
+"""Seconds for which a host that did not answer in time is tried after the others."""
 
 IDLE_IN_TRANSACTION: Final = "60s"
 """Time after which the server ends an idle transaction: its locks would block others."""
@@ -46,17 +46,17 @@ _CHANGES_SETTING = re.compile(_STARTS_WITH + r"SET\s+(?!LOCAL\b|TRANSACTION\b|CO
 
 
 class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
-    """Lets nobody but the owner of a transaction end it, and raises an error if it was not committed.
+    """Lets only a transaction's owner end it, and raises an error if COMMIT did not commit.
 
-    PostgreSQL answers COMMIT with ROLLBACK after a failed statement. asyncpg treats that as success: code that ignored
-    the error of the statement would report work as stored.
+    After a failed statement, PostgreSQL answers COMMIT with ROLLBACK. asyncpg treats that as success: code that ignored
+    the statement's error would report work as stored.
     """
 
     settings_changed = False
-    """Whether a plain SET may have changed the connection for those who use it next."""
+    """Whether a plain SET may have changed the connection for its next user."""
 
     async def prepare(self, query: str, **options: Any) -> Any:
-        """Prepare a statement: SQLAlchemy does so once for each text and connection, and not for BEGIN and COMMIT."""
+        """Prepare a statement. SQLAlchemy calls this once for each text and connection, not for BEGIN and COMMIT."""
         self._read(query)
         return await super().prepare(query, **options)
 
@@ -68,15 +68,17 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
     def _read(self, query: str) -> None:
         if _ENDS_TRANSACTION.match(query):
             raise InvalidRequestError(
-                "A statement must not end the transaction: its session does, at the end of its block. To undo a part "
-                "of the work, use session.begin_nested(); in a migration, use op.get_context().autocommit_block()."
+                "A statement must not end the transaction: the session does that at the end of its block. To undo a "
+                "part of the work, use session.begin_nested(); in a migration, use op.get_context().autocommit_block()."
             )
         if _CHANGES_SETTING.match(query):
             self.settings_changed = True
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109  # as asyncpg has it
         if query == "COMMIT;" and not self.is_in_transaction():
-            raise InvalidRequestError("The transaction was ended on the driver's connection, by other code.")
+            raise InvalidRequestError(
+                "Other code has ended the transaction on the driver's connection; end it only through its session."
+            )
         answer: str = await super().execute(query, *args, timeout=timeout)
         if answer == "ROLLBACK" and query.startswith("COMMIT"):
             raise PendingRollbackError(
@@ -93,7 +95,7 @@ def create_database_engine(
     connect_args: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> AsyncEngine:
-    """Create an engine. Nothing connects before its first use; the caller disposes of it.
+    """Create an engine. It connects on first use; the caller disposes of it.
 
     Parameters
     ----------
@@ -107,7 +109,7 @@ def create_database_engine(
     Raises
     ------
     DatabaseUrlError
-        If the URL, or the password beside it, cannot be used.
+        If the URL or the password is invalid.
     TypeError
         If there is no such option.
     """
@@ -125,11 +127,10 @@ def create_database_engine(
         guards["idle_in_transaction_session_timeout"] = IDLE_IN_TRANSACTION
         arguments["command_timeout"] = chosen.statement_timeout + _DRIVER_GRACE
     if chosen.pooler == "pgbouncer":
-        # It refuses these start-up parameters, and may send the next transaction to a server that has not prepared
-        # the statement.
+        # PgBouncer refuses these start-up parameters, and may use a server connection without the prepared statement.
         guards = {}
         arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-    # On the server these would take precedence over the same parameters in the `options` of the URL.
+    # The server would prefer these to the same parameters in the `options` of the URL, so leave those out.
     own = target.server_settings.get("options", "").lower().replace("-", "_")  # PostgreSQL accepts both
     guards = {name: value for name, value in guards.items() if name not in own}
     arguments |= connect_args or {}
@@ -152,7 +153,7 @@ def create_database_engine(
         pool_timeout=chosen.pool_timeout,
         pool_recycle=chosen.pool_recycle,
         pool_pre_ping=chosen.pool_pre_ping,
-        # Errors are logged, and users' data does not belong into logs. The cost: the log shows the statement without
+        # Errors are logged, and users' data does not belong in logs. The cost: the log shows the statement without
         # the value that broke it. Set this to False on your own machine while you debug.
         hide_parameters=True,
     )
@@ -161,7 +162,7 @@ def create_database_engine(
 
 
 def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
-    """Register event listeners that correct defaults of the driver and the pool."""
+    """Register event listeners that change defaults of the driver and the pool."""
     address = target.address
     # Each host has the whole connect timeout, as in libpq. asyncpg has one for all hosts, and a silent first host would
     # use it up.
@@ -214,8 +215,8 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
         if connection.driver_connection.settings_changed:
             raise DisconnectionError("a SET has changed the connection's settings")
         if wants_standby:
-            # A standby that is promoted keeps its connections, and says so with its next answer. Stale reads do not
-            # belong on the primary, and would hang with it.
+            # A promoted standby keeps its connections, and reports the change with its next answer. Reads meant for a
+            # standby must not load the primary, nor hang with it.
             settings = connection.driver_connection.get_settings()
             is_standby = getattr(settings, "in_hot_standby", None) == "on"  # a pooler does not pass it on
             if record.info.setdefault("was_standby", is_standby) and not is_standby:

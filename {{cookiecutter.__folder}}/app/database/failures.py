@@ -26,15 +26,15 @@ _CANNOT_CONNECT_NOW: Final = "57P03"
 """The server is starting, shutting down or in recovery."""
 
 _INTERNAL_ERROR: Final = "XX000"
-"""While a connection starts, the server cannot work at all: with a full disk it cannot write its init file."""
+"""While connecting, this means that the server cannot work: with a full disk it cannot write its init file."""
 
 READ_ONLY: Final = "25006"
 """A write to a read-only server, such as a primary that has become a replica in a failover."""
 
 _QUERY_CANCELED: Final = "57014"
-"""A statement_timeout: the statement would take as long elsewhere."""
+"""A statement_timeout: the statement would take as long on another server."""
 
-# Not here: what ends a connection, such as 25P03 (idle_in_transaction_session_timeout), arrives as a lost connection.
+# Errors that end a connection, such as 25P03 (idle_in_transaction_session_timeout), arrive as a lost connection.
 _TRY_LATER = {
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
@@ -59,7 +59,7 @@ _NOT_REPLICATED_YET = {
     "42703",  # undefined_column
 }
 _PROTOCOL_VIOLATION = "08P01"
-"""What PgBouncer answers by itself: a start-up parameter or a user that it rejects, too many clients."""
+"""PgBouncer's own errors: a start-up parameter or a user that it rejects, too many clients."""
 
 
 class DatabaseUnavailable(Exception):
@@ -80,17 +80,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Return the SQLSTATE of an error, None if it has none."""
+    """Return the SQLSTATE of an error, or None if it has none."""
     return next((code for link in _chain(error) if (code := getattr(link, "sqlstate", None))), None)
 
 
 def constraint_name(error: BaseException) -> str | None:
-    """Return the name of the constraint that was violated, None if the error is another one."""
+    """Return the name of the violated constraint, or None for other errors."""
     return next((name for link in _chain(error) if (name := getattr(link, "constraint_name", None))), None)
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell whether the cause is the state of the database, not the statement: the same request may succeed later."""
+    """Return whether the state of the database is the cause, not the statement: the same request may succeed later."""
     if isinstance(error, DatabaseUnavailable | PoolTimeoutError):
         return True
     if not isinstance(error, DBAPIError):
@@ -102,7 +102,7 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Tell whether the server or a pooler rejected the login: no such role or database, or a wrong password.
+    """Return whether the server or a pooler rejected the login: no such role or database, or a wrong password.
 
     At start-up that is permanent. Later it means that the database was dropped, the password changed, or a pooler has
     too many clients.
@@ -112,15 +112,15 @@ def is_refused(error: BaseException) -> bool:
 
 
 def cannot_connect_now(error: BaseException) -> bool:
-    """Tell whether the server that rejected a connection cannot accept any, whoever asks."""
+    """Return whether the server that rejected a connection cannot accept any at present."""
     return sqlstate(error) in (_CANNOT_CONNECT_NOW, _INTERNAL_ERROR)
 
 
 def another_may_answer(error: BaseException) -> bool:
-    """Tell whether a read that failed on one server may succeed on another one.
+    """Return whether a read that failed on one server may succeed on another one.
 
-    The server is away, or it is a replica: one that lags behind a migration, or that has cancelled the read in favour
-    of what it replicates (40001). A busy pool and a slow statement are no reasons: they would only move the load.
+    It may if the server is away, or is a replica that lags behind a migration or has cancelled the read in favour of
+    replication (40001). After a busy pool or a slow statement, another server would only take over the load.
     """
     state = sqlstate(error)
     if isinstance(error, PoolTimeoutError) or state == _QUERY_CANCELED:
@@ -129,12 +129,12 @@ def another_may_answer(error: BaseException) -> bool:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Tell whether a conflict with a concurrent transaction caused the rollback: a retry may succeed."""
+    """Return whether a conflict with a concurrent transaction caused the rollback: a retry may succeed."""
     return sqlstate(error) in _CONFLICTS or has_outdated_plan(error)
 
 
 def has_outdated_plan(error: BaseException) -> bool:
-    """Tell whether a migration has changed a column after the statement was prepared. The next run prepares it anew."""
+    """Return whether a migration has changed a column after a statement was prepared. The next run prepares it anew."""
     return any(isinstance(link, InvalidCachedStatementError) for link in _chain(error))
 
 

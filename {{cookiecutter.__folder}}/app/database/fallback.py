@@ -1,4 +1,4 @@
-"""Reads that continue while a server is away: the primary and the replicas stand in for each other."""
+"""Reads that continue while a server is away: the primary and the replicas replace each other."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from app.database.reader import Reader, Ts
 __all__ = ["FallbackReader", "Readers", "Server", "create_readers"]
 
 _PATIENCE: Final = 0.3
-"""Seconds after which a read without an answer makes us ask whether its server answers at all."""
+"""Seconds without an answer after which a read pings its server."""
 
 _ANSWER: Final = 0.4
-"""Seconds within which the server must answer that. A server that does so is only slow, and is waited for."""
+"""Time limit in seconds for the answer to the ping. A server that answers is only slow, and the read waits."""
 
 _PAUSE: Final = 1.0
 """Seconds between two attempts to reach a server that is away."""
 
 _CLOSE: Final = 2.0
-"""Seconds within which a pool must be closed. A server that answers takes some milliseconds."""
+"""Time limit in seconds to close a pool. It usually takes a few milliseconds."""
 
 _log = structlog.get_logger(__name__)
 
@@ -35,8 +35,8 @@ _log = structlog.get_logger(__name__)
 class Server:
     """A pool, and whether its server is away.
 
-    A server that has failed a read or has become silent is not asked again before it has answered a ping, for which no
-    request waits.
+    After a server has failed a read or become silent, no read uses it until it has answered a ping. No request waits
+    for that ping.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Server:
     engine
         Engine of the pool.
     ping_engine
-        Engine of the pings, with a connection of its own: a server with a busy pool is not away.
+        Engine for pings, with its own connection: a busy pool does not mean that the server is away.
     """
 
     def __init__(self, setting: str, engine: AsyncEngine, ping_engine: AsyncEngine) -> None:
@@ -60,7 +60,7 @@ class Server:
         self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
 
     def observe(self) -> None:
-        """Notice what happens to the connections of the pool. To be called once, if there is another server to ask."""
+        """Observe the connections of the pool. Call this once, if there is a second server."""
         event.listen(self.engine.sync_engine, "connect", self._was_opened)
         event.listen(self.engine.sync_engine, "checkin", self._was_used)
 
@@ -87,7 +87,7 @@ class Server:
             read.cancel()
 
     async def _answer(self) -> None:
-        """Wait for the server to answer a ping, which all waiting reads share."""
+        """Wait for the answer to a ping; all waiting reads share one."""
         ping = self._current_ping()
         if not (await asyncio.wait({ping}, timeout=_ANSWER))[0]:
             raise DatabaseUnavailable(f"{self._setting}: the server does not answer")
@@ -107,19 +107,19 @@ class Server:
         self._entries.add(entry)
 
     def _was_used(self, connection: DBAPIConnection | None, _: ConnectionPoolEntry) -> None:
-        # A session has had an answer before the ping. Who has just written must not read from a replica.
+        # A session got an answer before the ping did, so the server is back: a client that has written must read there.
         if connection is not None:
             self._end_watch()
 
     async def _wait_until_back(self) -> None:
         while True:
             try:
-                await asyncio.shield(self._current_ping())  # a read may wait for it, too
+                await asyncio.shield(self._current_ping())  # a read may be waiting for it, too
             except Exception as error:  # noqa: BLE001  # whatever it is, the server does not answer
                 if not self._reported:
                     self._reported = True
                     self._drop_idle_connections()
-                    _log.warning(f"{self._setting}: no answer; reads ask the other server", reason=describe(error))
+                    _log.warning(f"{self._setting}: no answer; reads use the other server", reason=describe(error))
                 await asyncio.sleep(_PAUSE)
             else:
                 self._end_watch()
@@ -135,7 +135,7 @@ class Server:
                 self._watch.cancel()
 
     def _drop_idle_connections(self) -> None:
-        # They may lead to a machine that is gone without a word, and each would cost a request its whole time limit.
+        # Their machine may be gone without closing them, and each would cost a request its whole time limit.
         for entry in self._entries:
             if entry.driver_connection is not None and not entry.in_use:
                 entry.driver_connection.terminate()  # the pool replaces what is closed
@@ -153,15 +153,15 @@ class Server:
 
 
 class FallbackReader(Reader):
-    """Reader that asks a second server while the first one is away.
+    """Reader that uses a second server while the first one is away.
 
-    A single row that a replica does not have may be newer than the replica: the primary decides whether it exists. If
-    the primary is away, the read fails as it does without replicas.
+    A single row that a replica does not have may be newer than the replica, so the primary is asked. If that is away,
+    the read fails as it does without replicas.
 
     Parameters
     ----------
     first, second
-        The primary and the replica, in the order in which they are asked.
+        The primary and the replica, in the order in which they are tried.
     replica
         Which of the two is the replica.
     """
@@ -173,7 +173,7 @@ class FallbackReader(Reader):
     async def rows(
         self, statement: Select[*Ts], parameters: dict[str, Any], *, single: bool = False
     ) -> Sequence[Row[*Ts]]:
-        """Return all rows, of the first server that answers. See `Reader.rows`."""
+        """Return all rows, from the first server that answers. See `Reader.rows`."""
         failure: Exception | None = None
         for server in self._servers:
             try:
@@ -185,21 +185,21 @@ class FallbackReader(Reader):
             else:
                 if rows or not single or server is not self._replica:
                     return rows
-        assert failure is not None  # the primary has failed: its answer would have been returned
+        assert failure is not None  # a successful answer of the primary would have been returned
         raise failure
 
 
 class Readers(NamedTuple):
-    """Readers of one service, by what they guarantee. Without a replica all are the same."""
+    """Readers of one service, by guarantee. Without a replica all are the same."""
 
     primary: Reader
-    """What is committed."""
+    """Committed data."""
 
     fallback: Reader
-    """What is committed, and while the primary is away what a replica has."""
+    """Committed data; while the primary is away, the data of a replica."""
 
     replica: Reader
-    """What a replica has, and while the replicas are away what is committed."""
+    """The data of a replica; while the replicas are away, committed data."""
 
 
 def create_readers(primary: Server, replica: Server | None) -> Readers:

@@ -1,4 +1,4 @@
-"""Warns at start-up if limits of the server do not fit the settings."""
+"""Warns at start-up if the settings do not fit the server's limits."""
 
 from contextlib import suppress
 from typing import Any, Final
@@ -31,7 +31,7 @@ _TIME_LIMITS: Final = text("""
 
 
 async def warn_of_limits(engine: AsyncEngine, options: EngineOptions, logger: Any = None) -> None:
-    """Log a line if the pool does not fit into the server, or, behind a pooler, if the role has no time limits.
+    """Warn if the pool exceeds the server's connections, or, behind a pooler, if the role has no time limits.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ async def warn_of_limits(engine: AsyncEngine, options: EngineOptions, logger: An
     """
     logger = logger or structlog.get_logger(__name__)
     behind_pooler = options.pooler != "none"
-    with suppress(DBAPIError, DatabaseUnavailable):  # a server that cannot say is no reason not to start
+    with suppress(DBAPIError, DatabaseUnavailable):  # the check must not stop the start
         async with engine.connect() as connection:
             found = (await connection.execute(_TIME_LIMITS if behind_pooler else _CONNECTIONS)).one_or_none()
         if found is not None and (warning := (_time_limits if behind_pooler else _connections)(options, *found)):
@@ -53,15 +53,15 @@ async def warn_of_limits(engine: AsyncEngine, options: EngineOptions, logger: An
 
 def _connections(options: EngineOptions, room: int, own_room: int, in_use: int) -> str | None:
     wanted = options.pool_size + options.max_overflow + 1  # one for readiness
-    mend = "lower DATABASE_POOL_SIZE or DATABASE_MAX_OVERFLOW, or raise the server's limit"
+    fix = "lower DATABASE_POOL_SIZE or DATABASE_MAX_OVERFLOW, or raise the server's limit"
     if wanted > own_room:
         return (
-            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, and there is room for {own_room}: {mend}"
+            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, and there is room for {own_room}: {fix}"
         )
     if wanted + in_use > room:
         return (
             f"DATABASE_POOL_SIZE: this process may open {wanted} connections, there is room for {room}, "
-            f"and {in_use} are in use: {mend}"
+            f"and {in_use} are in use: {fix}"
         )
     return None
 
@@ -75,4 +75,6 @@ def _time_limits(options: EngineOptions, role: str, statement: str, idle: str) -
     if not missing or not options.statement_timeout:
         return None
     commands = "; ".join(f"ALTER ROLE {role} SET {name} = '{limit}'" for name, limit in missing.items())
-    return f"DATABASE_POOLER: PgBouncer takes no time limits from us, and the role has none: run `{commands}`"
+    return (
+        f"DATABASE_POOLER: PgBouncer accepts no time limits from the service, and the role has none: run `{commands}`"
+    )

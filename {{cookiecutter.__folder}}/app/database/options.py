@@ -13,7 +13,7 @@ IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 def _isolation_level(value: Any) -> Any:
     level = value.upper().replace("_", " ") if isinstance(value, str) else value
     if level == "AUTOCOMMIT":
-        raise ValueError("AUTOCOMMIT is refused: a request that fails would keep half of what it wrote")
+        raise ValueError("AUTOCOMMIT is refused: a request that fails would keep part of what it wrote")
     return level
 
 
@@ -34,9 +34,9 @@ class EngineOptions:
     """
 
     schema: Annotated[str, AfterValidator(_schema_name)] | None = None
-    """PostgreSQL schema of all tables that name none; None: the server's choice, usually ``public``. It is written into
-    each statement: that costs no round trip, and works behind a transaction pooler, where a ``search_path`` would leak
-    between clients."""
+    """PostgreSQL schema of all tables without a schema; None: the server's default, usually ``public``. It is written
+    into each statement: that costs no round trip, and works behind a transaction pooler, where a ``search_path`` would
+    leak between clients."""
 
     isolation_level: Annotated[IsolationLevel | None, BeforeValidator(_isolation_level)] = None
     """Isolation level of each transaction; None: the server's default, READ COMMITTED unless someone changed it."""
@@ -45,19 +45,19 @@ class EngineOptions:
     """Time limit of one connection attempt. The URL's ``connect_timeout`` takes precedence."""
 
     statement_timeout: Annotated[float, Field(ge=0, le=2_000_000)] = 30
-    """Time limit of one statement; 0: none. The server enforces it, and the driver a second later, in case the server
+    """Time limit of one statement; 0: none. The server enforces it, and a second later the driver, in case the server
     is silent. Unless it is 0, the server also ends transactions that are idle for a minute."""
 
     pooler: Literal["none", "pgbouncer"] = "none"
-    """PgBouncer in transaction mode, if it is between the service and PostgreSQL. It accepts no time limits when a
-    connection starts, so set them for the role: ``ALTER ROLE … SET statement_timeout = '30s'``."""
+    """``pgbouncer`` if PgBouncer, in transaction mode, is between the service and PostgreSQL. It accepts no time limits
+    when a connection starts, so set them for the role: ``ALTER ROLE … SET statement_timeout = '30s'``."""
 
     pool_size: Annotated[int, Field(ge=1)] = 15
     """Connections each worker keeps open. Workers x (size + overflow) must stay below ``max_connections``."""
 
     max_overflow: Annotated[int, Field(ge=0)] = 0
     """Additional connections under load. Each is closed when it is returned, and a new one opened for the next request:
-    that costs a busy service a third of its throughput. Rather increase the pool's size."""
+    that costs a busy service a third of its throughput. Increase ``pool_size`` instead."""
 
     pool_timeout: Annotated[float, Field(gt=0)] = 30
     """How long a request waits for a free connection before it gets a 503."""
@@ -66,5 +66,5 @@ class EngineOptions:
     """Age at which a connection is replaced when it is next checked out; -1: never."""
 
     pool_pre_ping: bool = False
-    """Test each connection when it is checked out: a round trip a request. A connection that the server has closed is
-    detected without it; only a network that drops idle connections silently needs it."""
+    """Test each connection at checkout: one round trip per request. A connection that the server has closed is detected
+    without it; only a network that drops idle connections silently needs it."""

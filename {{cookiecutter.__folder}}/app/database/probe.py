@@ -14,15 +14,15 @@ from app.database.failures import DatabaseUnavailable, describe, is_unavailable,
 __all__ = ["DatabaseNotReady", "probe", "wait_for_database"]
 
 _TRIES = 5
-"""Attempts of a probe."""
+"""Maximum number of attempts."""
 
 _PAUSE = 2.0
 """Seconds between two attempts."""
 
 _ANSWER = 5.0
-"""Seconds within which the server must answer the first statement."""
+"""Time limit in seconds for the answer to the first statement."""
 
-_MEND = {
+_FIXES = {
     "28": "check the user and the password: DATABASE_URL, DATABASE_PASSWORD",
     "3D": "create the database, or name another in DATABASE_URL",
     "42": "check the privileges of the user, and the parameters of DATABASE_URL",
@@ -85,7 +85,7 @@ async def wait_for_database(
     Raises
     ------
     DatabaseNotReady
-        If it does not.
+        If it does not, or an error occurs that waiting cannot fix.
     """
 
     async def ask() -> None:
@@ -105,5 +105,5 @@ async def wait_for_database(
             f"DATABASE_URL: {error} (attempts: {tries}); is it running? (`make db` starts one on your own machine)"
         ) from error
     except (DBAPIError, OSError) as error:
-        mend = _MEND.get((sqlstate(error) or "")[:2], "check DATABASE_URL")
-        raise DatabaseNotReady(f"DATABASE_URL: PostgreSQL says: {describe(error)}; {mend}") from error
+        fix = _FIXES.get((sqlstate(error) or "")[:2], "check DATABASE_URL")
+        raise DatabaseNotReady(f"DATABASE_URL: PostgreSQL says: {describe(error)}; {fix}") from error

@@ -20,7 +20,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class ReaderCannotWriteError(TypeError):
-    """A reader was given something other than a plain select."""
+    """A reader got something other than a plain select."""
 
 
 class Reader:
@@ -32,8 +32,8 @@ class Reader:
 
     A statement that is built once, at the top of a module, with `bindparam` for the values that vary, is compiled once
     and then runs on the driver's connection. A statement that is built at each call runs through SQLAlchemy, which
-    takes about twice as long. Both return the same rows and raise the same errors. SQLAlchemy's engine events see the
-    second kind only.
+    takes about twice as long. Both return the same rows and raise the same errors. SQLAlchemy's engine events
+    see only the second kind.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Reader:
         Raises
         ------
         ReaderCannotWriteError
-            If the statement is no select, contains an INSERT, UPDATE, DELETE or textual statement, or locks rows.
+            If the statement is not a select, has an INSERT, UPDATE, DELETE or textual statement in it, or locks rows.
             Functions that write, and fragments of SQL inside the select, are not detected.
         DBAPIError, DatabaseUnavailable
             If the statement fails; see `app.database.failures`.
@@ -98,7 +98,7 @@ class Reader:
         statement, parameters
             See `all`.
         single
-            Whether the caller wants a single row, and takes none for an answer.
+            Whether the caller expects at most one row, so that no row is an answer.
         """
         return await greenlet_spawn(self._fetch, statement, parameters)
 

@@ -18,7 +18,7 @@ __all__ = ["run_transaction"]
 T = TypeVar("T")
 
 _FIRST_PAUSE: Final = 0.01
-"""Maximum pause before the second attempt, in seconds. It doubles each time: conflicting transactions spread out."""
+"""Maximum pause before the second attempt, in seconds. It doubles each time, to separate conflicting transactions."""
 
 _log = structlog.get_logger(__name__)
 

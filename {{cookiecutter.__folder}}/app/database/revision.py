@@ -35,7 +35,7 @@ class Schema(Enum):
 async def check_revision(engine: AsyncEngine, logger: Any = None) -> None:
     """Refuse a database schema that this code cannot work with.
 
-    A schema that is ahead of the code only causes a warning: in a rolling deploy, old copies see it.
+    A schema ahead of the code only causes a warning: in a rolling deploy, old copies see one.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Sessions and readers, for requests and everything else: one provider, one rule of commit and rollback."""
+"""Sessions and readers, for requests and all other code: one provider, one rule for commit and rollback."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,11 +21,11 @@ _PING: Final = 1.0
 """Time limit of the statement of a ping, in seconds."""
 
 _REPLICA_CONNECT: Final = 1.0
-"""Time limit of one connection attempt to a replica, in seconds: the primary is there to be asked instead."""
+"""Time limit of one connection attempt to a replica, in seconds. It is short, since the primary can answer instead."""
 
 
 class DatabaseSessionDependency:
-    """Provides sessions of one pool, to FastAPI and to ``async with``, and a reader for code that only reads.
+    """Provides sessions of one pool, as a FastAPI dependency or by ``async with``, and readers for read-only code.
 
     In a route, through the alias ``DbSession`` of `app.dependencies`::
 
@@ -39,7 +39,7 @@ class DatabaseSessionDependency:
     By default a session is managed, which means that it is one transaction: committed when the handler has returned or
     the block has ended, rolled back on any exception. FastAPI must close it before it sends the response; otherwise a
     client may receive a 201 for a row that was never stored. The alias does that, and so does
-    ``Depends(db_session_dependency, scope="function")``. The service does not start with a route that commits later.
+    ``Depends(db_session_dependency, scope="function")``. The service refuses to start if a route commits later.
     """
 
     def __init__(self) -> None:
@@ -66,14 +66,14 @@ class DatabaseSessionDependency:
         url, password, options
             See `app.database.engine.create_database_engine`.
         replica_url, replica_password
-            The same for the replicas, which have a pool of their own with the same options; None: there are none.
+            The same for the replicas, which have their own pool with the same options; None: there are no replicas.
         manage_transactions
-            Whether sessions commit by themselves. If not, uncommitted work at the end is an error.
+            Whether sessions commit by themselves. Otherwise uncommitted work at the end is an error.
 
         Raises
         ------
         DatabaseUrlError
-            If the URL, or the password beside it, cannot be used.
+            If the URL or the password is invalid.
         ValueError
             If the isolation level is AUTOCOMMIT.
         """
@@ -96,7 +96,7 @@ class DatabaseSessionDependency:
         self._manage_transactions = manage_transactions
         self._sessions = async_sessionmaker(
             primary.engine,
-            # By default, each attribute read after a commit is a query, which asyncio cannot run there.
+            # By default, reading an attribute after a commit runs a query, which asyncio does not allow there.
             expire_on_commit=False,
             # A session used after its end, such as in a background task, raises an error. By default it would open
             # again silently, and its writes would be lost.
@@ -121,7 +121,7 @@ class DatabaseSessionDependency:
 
     @property
     def replica(self) -> Server | None:
-        """The replicas, None if there are none."""
+        """The replicas; None: there are none."""
         return self._replica
 
     @property
@@ -133,7 +133,7 @@ class DatabaseSessionDependency:
 
     @property
     def reader(self) -> Reader:
-        """Reader of the primary: what is committed."""
+        """Reader of the primary: committed data."""
         return self.readers.primary
 
     async def __call__(self) -> AsyncIterator[AsyncSession]:
@@ -150,7 +150,7 @@ class DatabaseSessionDependency:
         )
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Open a session that is one transaction, also if sessions are unmanaged."""
+        """Open a session that is one transaction, even if sessions are unmanaged."""
         if self._sessions is None:
             raise _not_initialized()
         return SessionBlock(self._sessions(), commit_and_close)
@@ -189,7 +189,7 @@ async def create_async_session(
     logger
         Receives a warning after each failed attempt that will be retried.
     statement
-        Select to run first, limited to one row, up to five times two seconds apart, until the database answers.
+        Select to try first, limited to one row: at most five times, two seconds apart, until it succeeds.
 
     Raises
     ------
@@ -214,7 +214,7 @@ async def create_async_session(
 
 
 def _server(setting: str, url: str, password: str | SecretStr | None, options: dict[str, Any]) -> Server:
-    # Readiness has a connection of its own: a service with a busy pool is not unready.
+    # Readiness has its own connection, so that a busy pool does not make the service unready.
     ping_options = {"pool_size": 1, "max_overflow": 0, "isolation_level": "AUTOCOMMIT", "statement_timeout": _PING}
     return Server(
         setting,

@@ -63,7 +63,7 @@ def _schemas(source: Connection | Engine) -> Any:
 
 
 class Statements:
-    """Statements that have run before. References are weak: a statement that the program drops is forgotten."""
+    """Statements that have run before, by weak reference: a statement that the program drops is forgotten."""
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Any, KnownStatement | None] = WeakKeyDictionary()
@@ -109,7 +109,7 @@ class KnownStatement:
         adapter = pooled.dbapi_connection
         try:
             if connection.in_transaction() and adapter._transaction is None:
-                await_(adapter._start_transaction())  # SQLAlchemy, too, sends BEGIN before the first statement
+                await_(adapter._start_transaction())  # like SQLAlchemy, which sends BEGIN before the first statement
             records = self._send(adapter, parameters)
         except BaseException as failure:  # noqa: BLE001  # cancellation drops the connection, too
             _raise(failure, connection, adapter, self.sql)
@@ -118,7 +118,7 @@ class KnownStatement:
     def fetch_alone(self, engine: Engine, parameters: Mapping[str, Any]) -> list[Row[*tuple[Any, ...]]]:
         """Run the statement without a transaction, on a connection that is held for this statement only."""
         try:
-            pooled: Any = engine.raw_connection()  # a Connection would make a request that reads 2 % slower
+            pooled: Any = engine.raw_connection()  # a Connection would make a read request 2 % slower
         except engine.dialect.loaded_dbapi.Error as error:
             Connection._handle_dbapi_exception_noconnection(error, engine.dialect, engine)
         adapter = pooled.dbapi_connection
@@ -138,7 +138,7 @@ class KnownStatement:
 
 
 def _raise(failure: BaseException, connection: Connection, adapter: Any, sql: str) -> NoReturn:
-    """Raise the error as SQLAlchemy does: translated, the engine's listeners called, a lost connection dropped.
+    """Raise the error as SQLAlchemy does: translate it, call the engine's listeners, drop a lost connection.
 
     Parameters
     ----------

@@ -73,14 +73,14 @@ class SessionBlock(AbstractAsyncContextManager[AsyncSession]):
 
 
 def commit_and_close(session: Session) -> None:
-    """Commit, and close the session."""
-    # In one function, since each call of an AsyncSession costs two greenlet switches.
+    """Commit and close a session."""
+    # One function, since each call of an AsyncSession costs two greenlet switches.
     session.commit()
     session.close()
 
 
 def refuse_uncommitted_work(session: Session) -> None:
-    """Close a session that is unmanaged.
+    """Close an unmanaged session.
 
     Raises
     ------
@@ -103,38 +103,38 @@ def refuse_uncommitted_work(session: Session) -> None:
 
 
 _OUTSIDE: list[asyncio.Task[Any] | None] = []
-"""Tasks with an open session outside of requests."""
+"""Tasks with an open session, outside requests."""
 
 _with_sessions = ContextVar("_with_sessions", default=_OUTSIDE)
-"""Tasks with an open session, of the current request."""
+"""Tasks with an open session in the current request."""
 
 
 def watch_sessions() -> Callable[[], None]:
-    """Watch the sessions of a request. Returns a function to call before its response is sent.
+    """Watch the sessions of a request. Return a function to call before its response is sent.
 
     Raises
     ------
     LateCommitError
-        From that function, if the current task has a session open, which it would commit after the response.
+        By that function, if the current task has an open session, which would be committed after the response.
     """
     tasks: list[asyncio.Task[Any] | None] = []
     _with_sessions.set(tasks)
 
     def refuse_open_session() -> None:
-        if tasks and asyncio.current_task() in tasks:  # another task, such as a job that the handler started, may
+        if tasks and asyncio.current_task() in tasks:  # other tasks, such as a job of the handler, may
             raise LateCommitError(
-                "a session is still open when the response is sent, and would be committed after it: in a handler, "
-                "and in a dependency, write `session: DbSession` (from app.dependencies); a background task and the "
-                "body of a stream open a session of their own, with `async with db_session_dependency.session()`"
+                "a session is still open when the response is sent, and would be committed after it: in a handler "
+                "or a dependency, write `session: DbSession` (from app.dependencies); in a background task or the "
+                "body of a stream, open a new session with `async with db_session_dependency.session()`"
             )
 
     return refuse_open_session
 
 
 def refuse_autocommit(options: Mapping[str, Any]) -> None:
-    """Raise ValueError if options of an engine or a connection ask for the isolation level AUTOCOMMIT."""
+    """Raise ValueError if the options of an engine or a connection set the isolation level AUTOCOMMIT."""
     if (options.get("isolation_level") or "").upper() == "AUTOCOMMIT":
         raise ValueError(
-            "isolation_level AUTOCOMMIT is refused: a transaction would not be one; a statement that PostgreSQL runs "
-            "outside of transactions only goes on `engine.execution_options(isolation_level='AUTOCOMMIT').connect()`"
+            "isolation_level AUTOCOMMIT is refused: nothing could be rolled back; run a statement that PostgreSQL "
+            "allows only outside transactions on `engine.execution_options(isolation_level='AUTOCOMMIT').connect()`"
         )

@@ -1,7 +1,7 @@
 """Checks DATABASE_URL, a connection URL as libpq defines it, before anything connects.
 
 asyncpg understands such URLs (Unix sockets, TLS modes, ``target_session_attrs``), SQLAlchemy's dialect does not. So
-asyncpg gets the URL, one host at a time. Parameters that it would pass to the server unread are extracted, or refused.
+asyncpg gets the URL, one host at a time. Parameters that it would forward unchecked are extracted or refused.
 """
 
 import re
@@ -25,7 +25,7 @@ _ENCODE = "percent-encode special characters, or put the password in DATABASE_PA
 
 
 class DatabaseUrlError(ValueError):
-    """The URL, or the password beside it, cannot be used. The message says why, and never contains a secret."""
+    """The URL or the password is invalid. The message says why, and never contains a secret."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DatabaseUrl:
     """One URL for each host, without the password and the parameters below."""
 
     password: str | None
-    """Password, from the URL or given separately."""
+    """Password from the URL, or the separate one."""
 
     address: str
     """Hosts and database, for messages and logs."""
@@ -78,7 +78,7 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
 
     parameters = _parameters(parts.query)
     if hosts and parameters.keys() & {"host", "port"}:
-        raise DatabaseUrlError("names the host both before the database and as a parameter: keep one of the two")
+        raise DatabaseUrlError("names the host both before the database and as a parameter: keep one of them")
     timeout = parameters.get("connect_timeout")
     if timeout is not None and not (timeout.isascii() and timeout.isdigit() and 0 < int(timeout) <= 3600):
         raise DatabaseUrlError("connect_timeout must be a whole number of seconds, from 1 to 3600")
@@ -99,7 +99,7 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
 
 
 def needs_password(url: str) -> bool:
-    """Tell whether a connection URL contains a user and no password."""
+    """Return whether a connection URL contains a user and no password."""
     userinfo = _split(url).netloc.rpartition("@")[0]
     return userinfo != "" and ":" not in userinfo
 
@@ -109,7 +109,7 @@ def _split(url: str) -> SplitResult:
     if not separator or scheme not in _SCHEMES:
         raise DatabaseUrlError("must begin with postgresql:// (or postgres://, postgresql+asyncpg://)")
     if "#" in rest or "%00" in rest or any(ord(character) <= 32 for character in rest):
-        raise DatabaseUrlError(f"has a '#', a space or a control character in it: {_ENCODE}")
+        raise DatabaseUrlError(f"contains a '#', a space or a control character: {_ENCODE}")
     try:
         parts = urlsplit(f"postgresql://{rest}")
     except ValueError:  # its message contains the URL, and so the password

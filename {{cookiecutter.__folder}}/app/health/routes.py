@@ -1,4 +1,4 @@
-"""Probes for the platform: it restarts a copy that is not live, and sends no requests to one that is not ready."""
+"""Probes: the platform restarts a copy that is not live, and sends no requests to one that is not ready."""
 
 import asyncio
 from typing import Final, Literal
@@ -16,7 +16,7 @@ from app.problems import problem, problem_responses
 __all__ = ["router"]
 
 _LIMIT: Final = 1.0
-"""Seconds within which the database must answer: the default timeout of a Kubernetes probe."""
+"""Time limit in seconds for the database's answer: the default timeout of a Kubernetes probe."""
 
 _log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/health", tags=["health"])

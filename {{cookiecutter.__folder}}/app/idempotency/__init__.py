@@ -1,1 +1,1 @@
-"""Requests that clients can repeat safely: the header ``Idempotency-Key``."""
+"""Requests that clients can repeat safely, with the header ``Idempotency-Key``."""

@@ -1,4 +1,4 @@
-"""Lets clients repeat a request safely, by one line above its handler: ``@once``."""
+"""``@once``, the line above a handler that lets clients repeat its requests safely."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -36,13 +36,13 @@ _Key = Annotated[
     Header(
         alias="Idempotency-Key",
         description="A new value for each new request, such as a UUID, bare or in quotes. The request is carried out "
-        "once: repeated with the same value within a day, it gets the first answer again.",
+        "once: if it is repeated with the same value within a day, it gets the first answer again.",
     ),
 ]
 
 
 def once(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Let a handler run once for each ``Idempotency-Key``; a request that is repeated gets the stored answer.
+    """Run a handler once for each ``Idempotency-Key``; a repeated request gets the stored answer.
 
     It goes between the route and its handler::
 
@@ -50,14 +50,14 @@ def once(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
         @once
         async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut: ...
 
-    Key and answer are stored in the transaction of the handler's session: a request that fails stores neither. Without
-    the header nothing changes.
+    Key and answer are stored in the transaction of the handler's session, so a request that fails stores neither.
+    Without the header nothing changes.
 
     Parameters
     ----------
     handler
-        Handler with parameters of the types `DbSession`, `Request` and `Response`, whatever their names. It writes in
-        that session only.
+        Handler with parameters of the types `DbSession`, `Request` and `Response`, whatever their names. It must
+        write only in that session.
 
     Raises
     ------
@@ -94,13 +94,13 @@ def _parameter(handler: Callable[..., Any], hints: dict[str, Any], kind: Any) ->
         if hint == kind:
             return name
     raise TypeError(
-        f"{handler.__qualname__}: a handler below @once needs `session: DbSession`, in whose transaction the answer is "
-        "stored, `request: Request` and `response: Response`"
+        f"{handler.__qualname__}: a handler below @once needs `session: DbSession`, whose transaction stores the "
+        "answer, `request: Request` and `response: Response`"
     )
 
 
 def _caller(request: Request) -> str:
-    # The subject of the access token, if routes ask for one: callers must not meet in equal keys.
+    # The subject of the access token, if routes require one: two callers may choose the same key.
     return getattr(request.state, "subject", "")
 
 
@@ -115,7 +115,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _answer(returned: Any, kind: Any, request: Request, response: Response) -> Response:
-    """Create the response that FastAPI would create, so that its bytes can be stored."""
+    """Create the same response as FastAPI would, so that its bytes can be stored."""
     if isinstance(returned, Response):
         return returned
     status = response.status_code or request.scope["route"].status_code or 200

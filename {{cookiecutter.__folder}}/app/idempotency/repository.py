@@ -20,10 +20,10 @@ from app.idempotency.models import IdempotencyKey
 __all__ = ["AnswerRow", "CallersKey", "KeyInUse", "KeyReused", "claim", "count_purgeable", "keep", "purge_keys"]
 
 _KEPT_FOR: Final = timedelta(days=1)
-"""Time for which a key is kept at least: clients give up repeating a request long before."""
+"""Minimum time for which a key is kept. Clients stop repeating a request long before."""
 
 CallersKey = tuple[str, str]
-"""Who sent a key (empty if clients are not told apart), and the key."""
+"""Caller that sent a key (empty without authentication), and the key."""
 
 AnswerRow = Row[bytes, int | None, dict[str, str] | None, bytes | None]
 """Columns of a row: fingerprint, status, headers, body."""
@@ -32,7 +32,7 @@ _table = Base.metadata.tables[IdempotencyKey.__tablename__]
 _this = (IdempotencyKey.caller == bindparam("this_caller"), IdempotencyKey.key == bindparam("this_key"))
 _expired = IdempotencyKey.created_at < func.now() - _KEPT_FOR
 
-# An INSERT waits for a concurrent one of the same key. Whoever does not get the lock does not insert.
+# An INSERT would wait for a concurrent one with the same key. So only the transaction with the lock inserts.
 _CLAIM = (
     insert(_table)
     .from_select(
@@ -46,8 +46,8 @@ _CLAIM = (
     .on_conflict_do_nothing(index_elements=[IdempotencyKey.caller, IdempotencyKey.key])
     .returning(IdempotencyKey.key)
 )
-# The lock makes COMMIT wait for the synchronous standby, if there is one: the first request may have been given up
-# while it waited for that, and its answer must not be repeated before the standby has it.
+# The row lock makes COMMIT wait for the synchronous standby, if there is one: the first request may have timed out
+# while it waited for that, and its answer must not be sent before the standby has it.
 _FIND = (
     select(IdempotencyKey.fingerprint, IdempotencyKey.status, IdempotencyKey.headers, IdempotencyKey.body)
     .where(*_this)
@@ -86,7 +86,7 @@ def _bound(key: CallersKey) -> dict[str, Any]:
 
 
 def _lock(key: CallersKey) -> int:
-    # The lock's number is known to the whole database, and so to other services in it.
+    # Advisory locks are shared by the whole database, and so with other services in it.
     digest = blake2b("\0".join((NAME, *key)).encode(), digest_size=8, person=b"idempotency-keys")
     return int.from_bytes(digest.digest(), "big", signed=True)
 
@@ -119,7 +119,7 @@ async def claim(session: AsyncSession, key: CallersKey, *, fingerprint: bytes) -
         if await fetch(session, _CLAIM, **_bound(key), new_fingerprint=fingerprint, lock=_lock(key)):
             return None
     except DBAPIError as error:
-        if is_conflict(error):  # from REPEATABLE READ on: committed a moment ago, and not in this snapshot
+        if is_conflict(error):  # from REPEATABLE READ on: the key was committed after this snapshot was taken
             raise KeyInUse from error
         raise
     rows = await fetch(session, _FIND, **_bound(key))

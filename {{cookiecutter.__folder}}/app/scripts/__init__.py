@@ -1,1 +1,1 @@
-"""Programs that run outside of any request."""
+"""Programs that run outside requests."""

@@ -1,6 +1,6 @@
-"""Deletes permanently what is no longer needed: ``python -m app.scripts.cleanup``.
+"""Permanently deletes what is no longer needed: ``python -m app.scripts.cleanup``.
 
-It is also the example of work outside of requests: copy its structure for cron jobs and workers.
+It is also an example of work outside requests: copy its structure for cron jobs and workers.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
     Returns
     -------
     int or None
-        Signal that ended the work early, after the current batch; None if all is done.
+        Signal that ended the work early, after the current batch; None if all rows were purged.
     """
     purges = [
         _Purge("idempotency keys", keys.count_purgeable, partial(keys.purge_keys, limit=batch_size)),
@@ -102,7 +102,7 @@ async def _run(purge: _Purge, database: DatabaseSessionDependency, batch_size: i
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT, instead of ending at once."""
+    """Collect SIGTERM and SIGINT instead of exiting at once."""
     received: list[int] = []
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -125,7 +125,7 @@ def _signals() -> Iterator[list[int]]:
 @click.option("--batch-size", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="Rows at a time.")
 @click.option("--dry-run", is_flag=True, help="Only count the rows.")
 def main(older_than_days: int, batch_size: int, dry_run: bool) -> None:
-    """Delete permanently users that were marked as deleted some time ago, and other rows that are no longer needed.
+    """Permanently delete users that were marked as deleted some time ago, and other rows that are no longer needed.
 
     Exit code: 0 done; 1 the database is unreachable or its schema is behind the code; 2 invalid arguments; 78 invalid
     settings; 143 ended by SIGTERM after the current batch, 130 by Ctrl-C.

@@ -1,7 +1,7 @@
 """Traces and metrics by OpenTelemetry, exported if ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set in the environment.
 
 The SDK reads its own variables (``OTEL_SERVICE_NAME``, ``OTEL_TRACES_SAMPLER`` and so on). This package installs the
-SDK, keeps what clients send out of it, and observes the pool and the driver. It is imported only if it is on.
+SDK, keeps clients' values out of the export, and observes the pool and the driver. The SDK is imported only if needed.
 """
 
 import os
@@ -24,8 +24,8 @@ _log = structlog.get_logger(__name__)
 def telemetry(**engines: AsyncEngine | None) -> Iterator[None]:
     """Export traces and metrics until the end of the block, if the environment names a collector.
 
-    A problem with it is a warning and never an error: a platform sets these variables for every service, and no service
-    should fail because nobody watches it.
+    A problem with telemetry is a warning, never an error: a platform sets these variables for every service, and a
+    service must not fail because it cannot be observed.
 
     Parameters
     ----------
@@ -42,13 +42,15 @@ def telemetry(**engines: AsyncEngine | None) -> Iterator[None]:
                 "telemetry is off: OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry's SDK is not installed; "
                 "run `uv sync --group telemetry`, or unset the variable"
             )
-        except Exception as error:  # noqa: BLE001  # of the SDK, which read a variable; its message may quote it
-            _log.warning(f"telemetry is off: {type(error).__name__} in its set-up; check the values of OTEL_...")
+        except Exception as error:  # noqa: BLE001  # the SDK could not read a variable; its message may quote the value
+            _log.warning(
+                f"telemetry is off: its set-up failed with {type(error).__name__}; check the values of OTEL_..."
+            )
         yield
 
 
 def is_on() -> bool:
-    """Tell whether the environment names a collector."""
+    """Return whether the environment names a collector."""
     return _has_collector(_TRACES) or _has_collector(_METRICS)
 
 
@@ -75,7 +77,7 @@ def _is_wanted(signal: str) -> bool:
 
 
 def _start(signals: list[str], engines: dict[str, AsyncEngine | None], end: ExitStack) -> None:
-    from app.telemetry.database import observe  # noqa: PLC0415  # costs a start 0.1 s that is wasted if this is off
+    from app.telemetry.database import observe  # noqa: PLC0415  # takes 0.1 s, which is wasted if telemetry is off
     from app.telemetry.sdk import start  # noqa: PLC0415
 
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # no agent has installed an SDK

@@ -1,7 +1,7 @@
 """Spans and metrics of the connection pool and of each statement, by OpenTelemetry's conventions for databases.
 
-SQLAlchemy's engine events see only a part of the statements: see `app.database.statements`. The driver's connection
-sees all of them, BEGIN and COMMIT included.
+SQLAlchemy's engine events see only some statements: see `app.database.statements`. The driver's connection sees all of
+them, including BEGIN and COMMIT.
 """
 
 import re
@@ -31,9 +31,9 @@ T = TypeVar("T")
 
 _POOL: Final = "db.client.connection.pool.name"
 _BOUNDARIES: Final = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
-"""In seconds, as the conventions have them."""
+"""In seconds, as the conventions recommend."""
 
-# Text, dollar-quoted text and numbers. Values that clients send are parameters ($1), this is for SQL written by hand.
+# Text, dollar-quoted text and numbers in SQL written by hand; values from clients are parameters ($1).
 _VALUE = re.compile(r"'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|(?<![\w$.\"])\d[\d.]*", re.DOTALL)
 _TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE)\s+([\w.\"]+)", re.IGNORECASE)
 _OPERATION = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*([A-Za-z]+)", re.DOTALL)
@@ -53,7 +53,7 @@ _timeouts = _meter.create_counter(
     "db.client.connection.timeouts", "{timeout}", "Requests that got no connection within DATABASE_POOL_TIMEOUT."
 )
 _dialects: WeakSet[Dialect] = WeakSet()
-"""Each engine has a dialect of its own."""
+"""Dialects of observed engines; each engine has its own."""
 _pools: WeakValueDictionary[str, QueuePool] = WeakValueDictionary()
 
 
@@ -90,7 +90,9 @@ def observe(engine: AsyncEngine, *, pool_name: str) -> None:
     _pools[pool_name] = pool
 
 
-@event.listens_for(Engine, "do_connect")  # of all engines, since these listeners run before the one that connects
+@event.listens_for(
+    Engine, "do_connect"
+)  # for all engines, since these listeners run before the engine's own, which connects
 def _connect_observed(dialect: Dialect, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
     if dialect in _dialects and not issubclass(cparams["connection_class"], _Observed):
         cparams["connection_class"] = type("Connection", (_Observed, cparams["connection_class"]), {})
@@ -117,7 +119,7 @@ _meter.create_observable_up_down_counter(
 
 @dataclass(frozen=True)
 class _Statement:
-    """What may be said about a statement: its SQL, and no value."""
+    """What is exported about a statement: its SQL, without values."""
 
     name: str
     attributes: dict[str, str]
@@ -163,7 +165,7 @@ def _fail(span: trace.Span, error: BaseException) -> str:
 
 
 class _Observed(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
-    """Reports each statement. It is placed before the engine's own class of connections."""
+    """Reports each statement. It is a base class before the engine's own class of connections."""
 
     _conflict = False
 
@@ -209,7 +211,7 @@ class _Observed(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no typ
 
 
 class _Prepared:
-    """A prepared statement of the driver, which SQLAlchemy uses for what it runs itself."""
+    """A prepared statement of the driver, which SQLAlchemy uses for the statements that it runs itself."""
 
     def __init__(self, statement: Any, reported: Callable[[Awaitable[Any]], Awaitable[Any]]) -> None:
         self._statement = statement

@@ -1,4 +1,4 @@
-"""Installs OpenTelemetry's SDK with OTLP exporters, and ends it in limited time."""
+"""Installs OpenTelemetry's SDK with OTLP exporters, and shuts it down in limited time."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ from app.about import NAME, VERSION
 __all__ = ["start"]
 
 _FLUSH: Final = 3.0
-"""Seconds at the end for what is not exported yet. A collector takes milliseconds; an absent one must delay no exit."""
+"""Time limit in seconds for the last export. A collector takes milliseconds; an absent one must not delay the exit."""
 
 _SENT_BY_THE_CLIENT: Final = ("url.path", "url.query", "server.address", "http.request.method_original")
 """Attributes of FastAPI's spans that a client chooses. The route, the method and the status say enough."""
@@ -38,10 +38,10 @@ _log = structlog.get_logger(__name__)
 
 @contextmanager
 def start(*, traces: bool, metrics: bool) -> Iterator[None]:
-    """Install the SDK for this process, and export until the end of the block. It can be installed once."""
+    """Install the SDK for this process, and export until the end of the block. It can be installed only once."""
     resource = Resource.create(
         {"service.name": NAME, "service.version": VERSION, "service.instance.id": str(uuid.uuid4())}
-    ).merge(OTELResourceDetector().detect())  # what the environment says takes precedence
+    ).merge(OTELResourceDetector().detect())  # the environment takes precedence
     _report_once()
     shutdowns: list[Callable[[], None]] = []
     if traces:
@@ -52,7 +52,7 @@ def start(*, traces: bool, metrics: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        # Daemon threads: an export that hangs must not keep the process.
+        # Daemon threads: an export that hangs must not keep the process alive.
         threads = [threading.Thread(target=shutdown, daemon=True) for shutdown in shutdowns]
         for thread in threads:
             thread.start()
@@ -90,7 +90,7 @@ def _memory(_: CallbackOptions) -> Iterable[Observation]:
 
 
 class _Redaction(SpanProcessor):
-    """Overwrites what a client has sent: a path or a query may contain anything, such as a token."""
+    """Overwrites what a client has sent: a path or a query may contain secrets, such as a token."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # as the SDK has it
         for name in _SENT_BY_THE_CLIENT:
@@ -99,7 +99,7 @@ class _Redaction(SpanProcessor):
 
 
 def _report_once() -> None:
-    """Report each kind of problem of the SDK once: an absent collector would fill the log."""
+    """Log each kind of problem of the SDK once: an absent collector would fill the log."""
     logger = logging.getLogger("opentelemetry")
     logger.propagate = False
     logger.handlers[:] = [_Once(logging.WARNING)]
@@ -111,16 +111,16 @@ class _Once(logging.Handler):
         self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log the record unless its like was logged. Texts of exporters are left out: they quote the endpoint."""
+        """Log the record unless a similar one was logged. Exporters' texts are omitted: they quote the endpoint."""
         exporting = record.name.startswith("opentelemetry.exporter")
         kind = "export" if exporting else str(record.msg)
-        if kind in self._said or (exporting and record.levelno < logging.ERROR):  # it tries again
+        if kind in self._said or (exporting and record.levelno < logging.ERROR):  # the exporter will try again
             return
         self._said.add(kind)
         if exporting:
             _log.warning(
-                "telemetry is lost: it cannot be exported; requests are not affected. Does the collector run, and is "
-                "OTEL_EXPORTER_OTLP_ENDPOINT its address? This is said once"
+                "telemetry is lost: it cannot be exported; requests are not affected. Check that the collector runs "
+                "and that OTEL_EXPORTER_OTLP_ENDPOINT is its address. This is logged once"
             )
         else:
-            _log.warning(f"{record.getMessage()} This is said once")
+            _log.warning(f"{record.getMessage()} This is logged once")

@@ -11,7 +11,7 @@ from app.database.base import Base, uuid7
 __all__ = ["EMAIL_UNIQUE", "User"]
 
 EMAIL_UNIQUE = "uq_users_email"
-"""Name of the index that keeps e-mails unique: by it the repository recognizes a violation."""
+"""Name of the unique index on e-mails: the repository uses it to recognize a violation."""
 
 
 class User(Base):
@@ -19,7 +19,7 @@ class User(Base):
 
     __tablename__ = "users"
 
-    # A UUIDv7 begins with the time in milliseconds: the list is in the order of this index, and new rows go to its end.
+    # A UUIDv7 begins with the time in milliseconds: the list has the order of this index, and new rows go to its end.
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     email: Mapped[str] = mapped_column(Text)
     name: Mapped[str] = mapped_column(Text)

@@ -1,6 +1,6 @@
 """Reads and writes users.
 
-Nothing here commits: the session's owner does, so that operations compose. Functions that only read take a reader,
+Nothing here commits, so that several calls can share one transaction. Functions that only read take a reader,
 functions that write take a session. Statements are built once, at import: building one takes longer than running it.
 """
 
@@ -138,7 +138,7 @@ async def change_user(session: AsyncSession, user_id: UUID, changes: UserChanges
 
 
 async def delete_user(session: AsyncSession, user_id: UUID) -> None:
-    """Mark a user as deleted: it is no longer found, and its e-mail is free again.
+    """Mark a user as deleted: it is no longer found, and its e-mail can be used again.
 
     Raises
     ------
@@ -150,13 +150,13 @@ async def delete_user(session: AsyncSession, user_id: UUID) -> None:
 
 
 async def count_purgeable(reader: Reader, *, deleted_for: timedelta) -> int:
-    """Count the users that were deleted longer than ``deleted_for`` ago."""
+    """Count the users that were deleted more than ``deleted_for`` ago."""
     statement = select(func.count()).select_from(User).where(User.deleted_at < func.now() - deleted_for)
     return await reader.scalar(statement) or 0
 
 
 async def purge_users(session: AsyncSession, *, deleted_for: timedelta, limit: int) -> int:
-    """Delete permanently up to ``limit`` users that were deleted longer than ``deleted_for`` ago; return how many.
+    """Purge up to ``limit`` users that were deleted more than ``deleted_for`` ago; return how many.
 
     Rows that another purge has locked are skipped, so that two concurrent purges share the work and neither waits.
     """

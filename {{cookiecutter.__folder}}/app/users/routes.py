@@ -1,4 +1,4 @@
-"""The users routes: between HTTP and the repository, without logic of their own."""
+"""The users routes: they only translate between HTTP and the repository."""
 
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -38,7 +38,7 @@ async def get_user(user_id: UUID, reader: DbFallbackReader) -> UserOut:
     "",
     status_code=201,
     dependencies=_WRITE,
-    responses=_with_header(201, "Location", "Address of what was created.") | _BODY_ERRORS,
+    responses=_with_header(201, "Location", "URL of the new user.") | _BODY_ERRORS,
 )
 @once
 async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut:
@@ -51,7 +51,7 @@ async def create_user(new: NewUser, session: DbSession, request: Request, respon
 @router.get(
     "",
     dependencies=_READ,
-    responses=_with_header(200, "Link", 'Address of the next page, as rel="next".') | problem_responses(422),
+    responses=_with_header(200, "Link", 'URL of the next page, as rel="next".') | problem_responses(422),
 )
 async def list_users(
     reader: DbReplicaReader,
@@ -61,7 +61,7 @@ async def list_users(
     cursor: Annotated[Cursor, Query()] = None,
 ) -> UserPage:
     """List users, oldest first, a page at a time."""
-    # One more than requested tells whether there is a next page.
+    # One row more than requested shows whether there is a next page.
     rows = await repository.list_users(reader, limit=limit + 1, after=cursor)
     items = [UserOut(*row) for row in rows[:limit]]
     if len(rows) <= limit:
@@ -74,7 +74,7 @@ async def list_users(
 @router.patch("/{user_id}", dependencies=_WRITE, responses=problem_responses(404) | _BODY_ERRORS)
 async def change_user(user_id: UUID, changes: UserChanges) -> UserOut:
     """Change some fields of a user."""
-    # Under SERIALIZABLE, two concurrent changes may conflict: the loser is retried here, and the client sees no 503.
+    # Under SERIALIZABLE, two concurrent changes may conflict: one of them is retried here, and its client gets no 503.
     return UserOut(*await run_transaction(lambda session: repository.change_user(session, user_id, changes)))
 
 
@@ -86,5 +86,5 @@ async def change_user(user_id: UUID, changes: UserChanges) -> UserOut:
     responses=problem_responses(404, 422),
 )
 async def delete_user(user_id: UUID, session: DbSession) -> None:
-    """Delete a user. Its e-mail is free again at once."""
+    """Delete a user. Its e-mail can be used again at once."""
     await repository.delete_user(session, user_id)

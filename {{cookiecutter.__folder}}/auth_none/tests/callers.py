@@ -1,4 +1,4 @@
-"""Callers for the tests: nobody asks who they are."""
+"""Callers for the tests, without authentication."""
 
 from typing import Any
 

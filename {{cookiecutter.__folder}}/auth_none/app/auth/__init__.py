@@ -1,1 +1,1 @@
-"""Who calls: nobody asks. Routes name the scopes that they would require, for the day that somebody does."""
+"""No authentication. Routes already name the scopes that they would require."""

@@ -1,4 +1,4 @@
-"""The place of authentication: the routes are open to whoever can reach them."""
+"""Where to add authentication: without it, the routes are open to anyone who can reach them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,17 +10,17 @@ __all__ = ["open_auth", "requires"]
 
 
 def requires(*scopes: str) -> list[Any]:
-    """Return the ``dependencies=`` of a route or a router that these scopes guard: none, it is open.
+    """Return the ``dependencies=`` of a route or a router that requires scopes: an empty list, since it is open.
 
     Parameters
     ----------
     scopes
-        Scopes that a caller would need. Check them here to guard all routes: ``[Security(check, scopes=scopes)]``.
+        Scopes that a caller would need. To check them in all routes, return ``[Security(check, scopes=scopes)]``.
     """
     return []
 
 
 @asynccontextmanager
 async def open_auth(options: AuthOptions) -> AsyncIterator[None]:
-    """Open what verifies callers, for as long as the service runs: nothing."""
+    """Run while the service runs: the place to open and close what verifies callers."""
     yield

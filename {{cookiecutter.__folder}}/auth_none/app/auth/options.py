@@ -1,4 +1,4 @@
-"""Options of authentication. Each would also be a setting of the service: ``AUTH_`` and its name in capitals."""
+"""Options of authentication. Each field is also a setting of the service: ``AUTH_`` and its name in capitals."""
 
 from dataclasses import dataclass
 
@@ -7,4 +7,4 @@ __all__ = ["AuthOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class AuthOptions:
-    """None: the routes are open."""
+    """No options: the routes are open."""
