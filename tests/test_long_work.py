@@ -53,8 +53,9 @@ def test_a_cleanup_of_a_million_rows_takes_constant_memory_and_survives_a_kill(p
         command, cwd=project, env=environment(DATABASE_URL=migrated), stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        for _ in range(20):
-            process.stderr.readline()
+        batches = 0
+        while batches < 20:
+            batches += json.loads(process.stderr.readline())["event"] == "purged a batch"
         process.kill()
     while len(rows(migrated, "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()")) > 1:
         pass  # a COMMIT that was on its way may still come through
