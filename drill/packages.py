@@ -15,6 +15,7 @@ PACKAGES: Final = {
     "haproxy": "/usr/sbin/haproxy",
     "pgbouncer": "/usr/sbin/pgbouncer",
     "procps": "/usr/bin/ps",
+    "mount": "/usr/bin/mount",
 }
 """Debian 12 packages, each with one of its programs."""
 
