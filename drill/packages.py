@@ -35,7 +35,10 @@ def ensure_packages() -> None:
         return
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        sys.exit(f"The drill needs packages of Debian 12. Run it as root, or first: {' '.join(command)}")
+        sys.exit(
+            "The drill needs packages of Debian 12. Run it as root: it installs them, and starts no services of theirs."
+            f" Or run, as root: apt-get update && {' '.join(command)}"
+        )
     print(f"installing {', '.join(missing)}")
     with ExitStack() as stack:
         if not _POLICY.exists():
@@ -45,7 +48,8 @@ def ensure_packages() -> None:
         stack.callback(_CLUSTERS.unlink)
         _CLUSTERS.parent.mkdir(parents=True, exist_ok=True)
         _CLUSTERS.write_text("create_main_cluster = false\n", encoding="utf-8")
-        for step in (["apt-get", "update", "--quiet"], command):
+        said = ""  # the update ends well even if it could not fetch: why is in its warnings
+        for step in (["apt-get", "update", "-qq"], command):
             ended = subprocess.run(
                 step,
                 env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
@@ -53,8 +57,9 @@ def ensure_packages() -> None:
                 text=True,
                 check=False,
             )
+            said += ended.stdout + ended.stderr
             if ended.returncode:
-                sys.exit(f"{' '.join(step)} failed:\n{ended.stdout}{ended.stderr}")
+                sys.exit(f"{' '.join(step)} failed:\n{said}")
     for package in missing:
         if service := _SERVICES.get(package):  # not at the next boot either
             subprocess.run(["update-rc.d", service, "disable"], capture_output=True, check=False)
