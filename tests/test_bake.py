@@ -29,9 +29,9 @@ def test_the_generated_python_carries_no_jinja() -> None:
             assert "cookiecutter" not in path.read_text(), name
 
 
-def test_types_and_lint_hold_on_the_raw_template(project: Path, tmp_path: Path) -> None:
-    """The raw files are what is edited: the tools must work there, with the packages of a baked project."""
-    programs = project / ".venv" / "bin"
+def test_types_and_lint_hold_on_the_raw_template(guarded: Path, tmp_path: Path) -> None:
+    """The raw files are what is edited: the tools must work there, with the packages of a project that has them all."""
+    programs = guarded / ".venv" / "bin"
     env = {"MYPYPATH": str(RAW)}
     mypy = [str(programs / "mypy"), "--cache-dir", str(tmp_path), "--python-executable", str(programs / "python")]
     run(*mypy, cwd=RAW, **env)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from services import program, service
-from sql import rows
+from sql import execute, rows
 from tokens import ALGORITHMS, Provider, b64, sign
 
 pytestmark = pytest.mark.slow
@@ -200,11 +200,13 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture(scope="module")
 def database(guarded: Path) -> str:
-    """URL of a migrated database of this module."""
+    """URL of a migrated database without users."""
     run("make", "db", cwd=guarded)
     run(program(guarded, "alembic"), "upgrade", "head", cwd=guarded)
     line = next(line for line in (guarded / ".env").read_text().splitlines() if line.startswith("DATABASE_URL="))
-    return line.removeprefix("DATABASE_URL=").split("  #")[0]
+    url = line.removeprefix("DATABASE_URL=").split("  #")[0]
+    execute(url, "TRUNCATE users")  # tests of other modules use it too
+    return url
 
 
 @pytest.fixture(scope="module")

@@ -233,9 +233,9 @@ def test_a_project_that_was_baked_with_cookiecutter_is_linked_and_then_updated(t
 def test_an_answer_is_changed_later(team: Team) -> None:
     team.run(UPDATE)
     team.run(RECORD)
-    assert not (team.project / "deploy").exists()
+    assert not (team.project / "deploy" / "service.yaml").exists()
     team.run(ANSWER)
-    assert list((team.project / "deploy").iterdir())
+    assert (team.project / "deploy" / "service.yaml").exists()
     assert not (team.project / ".github").exists()
 
 
