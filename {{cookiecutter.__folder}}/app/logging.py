@@ -49,7 +49,8 @@ def _format(exc_info: ExcInfo) -> str:
     """Format a traceback without local variables and without PostgreSQL's DETAIL: both may contain users' data."""
     text = "".join(traceback.format_exception(*exc_info)).rstrip()
     for detail in _details(exc_info[1]):
-        text = text.replace(detail, "left out of the log")
+        for line in filter(None, detail.splitlines()):  # one by one: in a group of errors each line is indented
+            text = text.replace(line, "left out of the log")
     return text
 
 

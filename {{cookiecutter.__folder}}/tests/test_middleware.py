@@ -1,5 +1,6 @@
 """What holds for every request: its id, its access line, the limit of its body, and a 500 that tells nothing."""
 
+import asyncio
 import io
 import json
 import sys
@@ -170,13 +171,20 @@ async def test_any_http_exception_has_an_answer(
     assert response.headers["X-Request-ID"]
 
 
-async def test_the_log_holds_no_row_that_failed(log: io.StringIO, app: FastAPI, client: httpx2.AsyncClient) -> None:
-    """PostgreSQL's DETAIL quotes it."""
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_the_log_holds_no_row_that_failed(
+    log: io.StringIO, app: FastAPI, client: httpx2.AsyncClient, grouped: bool
+) -> None:
+    """PostgreSQL's DETAIL quotes it, even if it is in the group of errors that a task group raises."""
 
     @app.post("/fail")
     async def fail(session: DbSession) -> None:
         row = {"email": "one line\nhunter2"}  # not in the line of the call, which a traceback quotes
-        await session.execute(text("INSERT INTO things (email, name) VALUES (:email, 'any')"), row)
+        failing = session.execute(text("INSERT INTO things (email, name) VALUES (:email, 'any')"), row)
+        if not grouped:
+            await failing
+        async with asyncio.TaskGroup() as group:
+            group.create_task(failing)
 
     assert (await client.post("/fail")).status_code == 500
     assert "NotNullViolation" in log.getvalue()
