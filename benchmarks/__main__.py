@@ -20,7 +20,7 @@ from benchmarks.report import CHART, PAGE, details, draw, machine, markdown, rem
 from benchmarks.tokens import TOKEN_STEPS, access_tokens
 
 GROWTH_STEPS, COLD_STEPS = 5 + 2 + 4 + 3, 3
-TELEMETRY_STEPS = len(telemetry.ROUTES) * len(telemetry.VARIANTS) * 6
+TELEMETRY_STEPS = len(telemetry.ROUTES) * len(telemetry.VARIANTS) * 4
 
 
 @click.command()
@@ -31,7 +31,7 @@ def main(quick: bool, telemetry_only: bool) -> None:
     for program, package in (("wrk", "wrk"), ("taskset", "util-linux")):
         if not shutil.which(program):
             sys.exit(f"{program} is not installed; on Debian: apt-get install {package}")
-    rounds, seconds, users = (1, 2, 20_000) if quick else (5, 4, 100_000)
+    rounds, seconds, users = (1, 2, 20_000) if quick else (3, 3, 100_000)
     steps = (len(ROUTES) * len(APPS) + TOKEN_STEPS) * (rounds + 1)
     steps += 2 if quick else GROWTH_STEPS + COLD_STEPS + TELEMETRY_STEPS
     with Progress() as progress:
@@ -84,7 +84,7 @@ def main(quick: bool, telemetry_only: bool) -> None:
 
 def _telemetry(project: Project, seconds: int, advance: Callable[[], Any]) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
-        return telemetry.cost(project, Path(folder), rounds=5, seconds=seconds, advance=advance)
+        return telemetry.cost(project, Path(folder), rounds=3, seconds=seconds, advance=advance)
 
 
 if __name__ == "__main__":

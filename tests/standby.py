@@ -11,7 +11,7 @@ from typing import IO
 
 from commands import environment, run
 from services import program
-from sql import rows
+from sql import execute, rows
 
 _SCRIPT = """
 import sys
@@ -86,6 +86,9 @@ def primary_and_standby(project: Path) -> Iterator[tuple[Server, Server]]:
         command, cwd=project, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as script:
         primary, standby = _line(script.stdout).split()
+        for url in (primary, standby):
+            # Servers of tests are otherwise quick and forget the last commits when they are killed.
+            execute(url, "ALTER SYSTEM SET synchronous_commit = on", "SELECT pg_reload_conf()")
         yield (
             Server("primary", primary, _postmaster(primary), script),
             Server("standby", standby, _postmaster(standby), script),

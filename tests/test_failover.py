@@ -20,7 +20,6 @@ pytestmark = pytest.mark.slow
 def servers(project: Path) -> Iterator[tuple[Server, Server]]:
     """A migrated primary, and a standby that each COMMIT waits for."""
     with primary_and_standby(project) as (primary, standby):
-        execute(primary.url, "ALTER SYSTEM SET synchronous_commit = on")
         execute(primary.url, "ALTER SYSTEM SET synchronous_standby_names = '*'")
         execute(primary.url, "SELECT pg_reload_conf()")
         run(program(project, "alembic"), "upgrade", "head", cwd=project, DATABASE_URL=primary.url)
