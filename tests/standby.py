@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from commands import environment, run
+from commands import environment
+from servers import family_of, frozen, postmaster_of
 from services import program
-from sql import execute, rows
+from sql import execute
 
 _SCRIPT = """
 import sys
@@ -48,7 +49,7 @@ class Server:
 
     def kill(self) -> None:
         """End it at once, as a machine that loses its power."""
-        family = self._family()
+        family = family_of(self.postmaster)
         for pid in family:
             os.kill(pid, signal.SIGKILL)
         while any(Path(f"/proc/{pid}").exists() for pid in family):
@@ -59,23 +60,13 @@ class Server:
         assert self._script.stdin is not None
         print(self.name, file=self._script.stdin, flush=True)
         _line(self._script.stdout)
-        self.postmaster = _postmaster(self.url)
+        self.postmaster = postmaster_of(self.url)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Stop all its processes for a while: connections stay open and nothing is said on them."""
-        family = self._family()
-        for pid in family:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen(self.postmaster):
             yield
-        finally:
-            for pid in family:
-                os.kill(pid, signal.SIGCONT)
-
-    def _family(self) -> list[int]:
-        children = run("pgrep", "-P", str(self.postmaster), cwd=Path("/")).stdout.split()
-        return [self.postmaster, *map(int, children)]
 
 
 @contextmanager
@@ -90,8 +81,8 @@ def primary_and_standby(project: Path) -> Iterator[tuple[Server, Server]]:
             # Servers of tests are otherwise quick and forget the last commits when they are killed.
             execute(url, "ALTER SYSTEM SET synchronous_commit = on", "SELECT pg_reload_conf()")
         yield (
-            Server("primary", primary, _postmaster(primary), script),
-            Server("standby", standby, _postmaster(standby), script),
+            Server("primary", primary, postmaster_of(primary), script),
+            Server("standby", standby, postmaster_of(standby), script),
         )
         script.communicate("")
 
@@ -101,8 +92,3 @@ def _line(stream: IO[str] | None) -> str:
     line = stream.readline()
     assert line, "the script that runs the servers has ended"
     return line
-
-
-def _postmaster(url: str) -> int:
-    pid = rows(url, "SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int")[0][0]
-    return int(pid)

@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from commands import run
 from load import Load, new_user
+from servers import frozen, postmaster_of
 from services import service
 from sql import execute, rows
 
@@ -201,25 +202,11 @@ def test_the_first_request_after_a_restart_succeeds_with_dead_connections_in_the
         assert [answer.status_code for answer in answers] == [201] * 10
 
 
-@contextmanager
-def silent(database: str) -> Iterator[None]:
-    """Let the system stop all processes of the server: connections stay open and nothing is said on them."""
-    postmaster = rows(database, "SELECT split_part(pg_read_file('postmaster.pid'), chr(10), 1)::int")[0][0]
-    family = [postmaster, *map(int, run("pgrep", "-P", str(postmaster), cwd=Path("/")).stdout.split())]
-    for pid in family:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in family:
-            os.kill(pid, signal.SIGCONT)
-
-
 def test_a_server_that_goes_silent_is_cut(project: Path, migrated: str) -> None:
     env = {"DATABASE_STATEMENT_TIMEOUT": "1", "DATABASE_CONNECT_TIMEOUT": "1"}
     with service(project, migrated, **env) as (address, _):
         assert httpx2.get(f"{address}/users").status_code == 200
-        with silent(migrated):
+        with frozen(postmaster_of(migrated)):
             for path in ("/users", "/users", "/health/ready"):
                 start = time.monotonic()
                 assert httpx2.get(address + path, timeout=30).status_code == 503
@@ -233,7 +220,7 @@ def test_sigterm_ends_a_service_whose_server_is_silent(project: Path, migrated: 
     """It would wait for each connection as long as for a statement, half a minute."""
     with service(project, migrated) as (address, process):
         assert httpx2.get(f"{address}/users").status_code == httpx2.get(f"{address}/health/ready").status_code == 200
-        with silent(migrated):
+        with frozen(postmaster_of(migrated)):
             process.terminate()
             process.wait(20)
 
