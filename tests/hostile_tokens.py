@@ -60,9 +60,13 @@ def more_rights(parts: list[str]) -> list[str]:
     return [parts[0], b64(json.dumps({**claims, "scope": "users:write admin"}).encode()), parts[2]]
 
 
+def now() -> int:
+    """Return the time at which a token is made: the module may have been imported long before."""
+    return int(time.time())
+
+
 STRANGER = ec.generate_private_key(ec.SECP256R1())
 OWN_JWK = {**ALGORITHMS["ES256"].to_jwk(STRANGER.public_key(), as_dict=True), "kid": "ec"}
-NOW = int(time.time())
 GOOD = '{"iss": "URL", "aud": "orders", "sub": "ada", "scope": "users:write", "exp": '
 
 HOSTILE: dict[str, tuple[int, Make]] = {
@@ -143,16 +147,16 @@ HOSTILE: dict[str, tuple[int, Make]] = {
     "typ of a security event": (401, lambda p: p.token(header={"typ": "secevent+jwt"})),
     "typ a list": (401, lambda p: p.token(header={"typ": ["at+jwt"]})),
     # Its claims.
-    "expired": (401, lambda p: p.token(exp=NOW - 60)),
+    "expired": (401, lambda p: p.token(exp=now() - 60)),
     "no exp": (401, lambda p: p.token(exp=None)),
-    "exp a text": (401, lambda p: p.token(exp=str(NOW + 600))),
-    "exp a list": (401, lambda p: p.token(exp=[NOW + 600])),
+    "exp a text": (401, lambda p: p.token(exp=str(now() + 600))),
+    "exp a list": (401, lambda p: p.token(exp=[now() + 600])),
     "exp null": (401, lambda p: raw(p, f"{GOOD}null}}")),
     "exp NaN": (401, lambda p: raw(p, f"{GOOD}NaN}}")),
     "exp infinite": (401, lambda p: raw(p, f"{GOOD}Infinity}}")),
-    "not valid yet": (401, lambda p: p.token(nbf=NOW + 600)),
+    "not valid yet": (401, lambda p: p.token(nbf=now() + 600)),
     "nbf true": (401, lambda p: p.token(nbf=True)),
-    "issued in the future": (401, lambda p: p.token(iat=NOW + 600)),
+    "issued in the future": (401, lambda p: p.token(iat=now() + 600)),
     "of another issuer": (401, lambda p: p.token(iss="https://login.example.com")),
     "of the issuer and a slash": (401, lambda p: p.token(iss=f"{p.url}/")),
     "no iss": (401, lambda p: p.token(iss=None)),
@@ -163,7 +167,7 @@ HOSTILE: dict[str, tuple[int, Make]] = {
     "no aud": (401, lambda p: p.token(aud=None)),
     "aud an empty list": (401, lambda p: p.token(aud=[])),
     "aud an object": (401, lambda p: p.token(aud={"orders": 1})),
-    "aud twice, the last one another": (401, lambda p: raw(p, f'{GOOD}{NOW + 600}, "aud": "users"}}')),
+    "aud twice, the last one another": (401, lambda p: raw(p, f'{GOOD}{now() + 600}, "aud": "users"}}')),
     "no sub": (401, lambda p: p.token(sub=None)),
     "an empty sub": (401, lambda p: p.token(sub="")),
     "sub a number": (401, lambda p: p.token(sub=1)),

@@ -15,7 +15,7 @@ from commands import TEMPLATE, run
 from cryptography.hazmat.primitives.asymmetric import ec
 from hostile_tokens import HOSTILE
 from services import program, service
-from sql import execute, rows
+from sql import rows
 from tokens import Provider
 
 pytestmark = pytest.mark.slow
@@ -31,13 +31,11 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture(scope="module")
 def database(guarded: Path) -> str:
-    """URL of a migrated database without users."""
+    """URL of a migrated database of this module."""
     run("make", "db", cwd=guarded)
     run(program(guarded, "alembic"), "upgrade", "head", cwd=guarded)
     line = next(line for line in (guarded / ".env").read_text().splitlines() if line.startswith("DATABASE_URL="))
-    url = line.removeprefix("DATABASE_URL=").split("  #")[0]
-    execute(url, "TRUNCATE users")  # tests of other modules use it too
-    return url
+    return line.removeprefix("DATABASE_URL=").split("  #")[0]
 
 
 @pytest.fixture(scope="module")
