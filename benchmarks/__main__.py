@@ -20,7 +20,8 @@ from benchmarks.report import CHART, PAGE, details, draw, machine, markdown, rem
 from benchmarks.tokens import TOKEN_STEPS, access_tokens
 
 GROWTH_STEPS, COLD_STEPS = 5 + 2 + 4 + 3, 3
-TELEMETRY_STEPS = len(telemetry.ROUTES) * len(telemetry.VARIANTS) * 4
+TELEMETRY_ROUNDS = 8
+TELEMETRY_STEPS = len(telemetry.ROUTES) * len(telemetry.VARIANTS) * TELEMETRY_ROUNDS
 
 
 @click.command()
@@ -43,7 +44,7 @@ def main(quick: bool, telemetry_only: bool) -> None:
         with baked_project() as project:
             if telemetry_only:
                 progress.update(task, description="telemetry", total=TELEMETRY_STEPS)
-                click.echo(markdown(_telemetry(project, 4, advance)))
+                click.echo(markdown(_telemetry(project, advance)))
                 return
             progress.update(task, description="the routes, four applications")
             results, memory = compare(project, users=users, rounds=rounds, seconds=seconds, advance=advance)
@@ -53,7 +54,7 @@ def main(quick: bool, telemetry_only: bool) -> None:
             more = [] if quick else list(growth(project, seconds=seconds, advance=advance))
             if not quick:
                 progress.update(task, description="telemetry")
-                more.append(("Telemetry", _telemetry(project, seconds, advance)))
+                more.append(("Telemetry", _telemetry(project, advance)))
             note = machine(project)
         progress.update(task, description="access tokens")
         tokens = access_tokens(rounds=rounds, seconds=seconds, users=users, advance=advance)
@@ -82,9 +83,9 @@ def main(quick: bool, telemetry_only: bool) -> None:
     click.echo(f"{summary(results)}\n\nAll figures: {PAGE.relative_to(PAGE.parent.parent)}")
 
 
-def _telemetry(project: Project, seconds: int, advance: Callable[[], Any]) -> list[list[str]]:
+def _telemetry(project: Project, advance: Callable[[], Any]) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
-        return telemetry.cost(project, Path(folder), rounds=3, seconds=seconds, advance=advance)
+        return telemetry.cost(project, Path(folder), rounds=TELEMETRY_ROUNDS, seconds=2, advance=advance)
 
 
 if __name__ == "__main__":
