@@ -24,14 +24,14 @@ _OURS = ("AUTH_", "DATABASE_", "TEST_DATABASE_", "LOG_", "OTEL_", "MAKE", "MFLAG
 
 
 def environment(**env: str) -> dict[str, str]:
-    """Return the environment of a fresh terminal, with uv's cache kept for the whole run."""
+    """Return the environment of a fresh terminal, with the caches of uv and mypy kept for the whole run."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     path = [folder for folder in inherited["PATH"].split(os.pathsep) if not Path(folder).is_relative_to(TEMPLATE)]
     uv = TEMPLATE / ".tools" / "bin"
     return (
         inherited
         | {"PATH": os.pathsep.join([*path, str(uv)]), "HOME": str(_HOME), "UV_CACHE_DIR": str(_HOME / "uv-cache")}
-        | {"TMPDIR": str(_HOME / "tmp")}
+        | {"TMPDIR": str(_HOME / "tmp"), "MYPY_CACHE_DIR": str(_HOME / "mypy-cache")}
         | env
     )
 

@@ -39,6 +39,10 @@ asyncio.run(main())
 """
 
 
+_NOT_OF_THE_DATABASE = {"PYTEST_ADDOPTS": "--ignore=tests/database"}
+"""For `make test`: those tests import no feature, and test_project runs them."""
+
+
 class Block(NamedTuple):
     """A code block, with the file that the line above names, and the rest of that line."""
 
@@ -141,27 +145,21 @@ def fresh(project: Path, bake: Any) -> Path:
     run("make", "db-stop", cwd=baked)
 
 
-@pytest.fixture(scope="session")
-def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A cache of mypy, so that it reads the libraries once."""
-    return {"MYPY_CACHE_DIR": str(tmp_path_factory.mktemp("mypy"))}
-
-
 @pytest.mark.slow
-def test_the_first_resource(fresh: Path, caches: dict[str, str], uvx: Path) -> None:
+def test_the_first_resource(fresh: Path, uvx: Path) -> None:
     """It ends with `make check`, `make test`, and a request."""
     path = f"{uvx}:{environment()['PATH']}"
-    follow("first-resource.md", fresh, TEMPLATE=str(TEMPLATE), PATH=path, **caches)
+    follow("first-resource.md", fresh, TEMPLATE=str(TEMPLATE), PATH=path, **_NOT_OF_THE_DATABASE)
 
 
 @pytest.mark.slow
-def test_removing_the_example(fresh: Path, bake: Any, caches: dict[str, str]) -> None:
+def test_removing_the_example(fresh: Path, bake: Any) -> None:
     """It ends with `make check`, `make test`, and a ready service. The README applies all manifests that are left."""
     with_manifests = bake(project_slug="with-manifests", deployment="kubernetes")
     for name in ("README.md", "deploy"):
         (fresh / name).exists() and run("rm", "-r", name, cwd=fresh)
         (with_manifests / name).rename(fresh / name)
-    follow("removing-the-example.md", fresh, **caches)
+    follow("removing-the-example.md", fresh, **_NOT_OF_THE_DATABASE)
     applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "README.md").read_text()))
     assert applied == {f"deploy/{path.name}" for path in (fresh / "deploy").glob("*.yaml")}
     code = "".join(path.read_text() for folder in ("app", "migrations") for path in (fresh / folder).rglob("*.py"))
@@ -169,9 +167,9 @@ def test_removing_the_example(fresh: Path, bake: Any, caches: dict[str, str]) ->
 
 
 @pytest.mark.slow
-def test_the_guide_on_idempotency(fresh: Path, caches: dict[str, str]) -> None:
+def test_the_guide_on_idempotency(fresh: Path) -> None:
     """It ends with `make check` and `make test` of a project without idempotency keys."""
-    follow("idempotency.md", fresh, **caches)
+    follow("idempotency.md", fresh, **_NOT_OF_THE_DATABASE)
     (migration,) = (fresh / "migrations" / "versions").glob("*_remove_idempotency_keys.py")
     assert re.findall(r'drop_table\("(\w+)"', migration.read_text()) == ["idempotency_keys"]
     code = "".join(path.read_text() for folder in ("app", "tests") for path in (fresh / folder).rglob("*.py"))
@@ -179,7 +177,7 @@ def test_the_guide_on_idempotency(fresh: Path, caches: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path, caches: dict[str, str]) -> None:
+def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> None:
     """The trace of a request reaches the development collector. Without the room all checks and other tests pass."""
     text = blocks("observability.md")
     start, serve, request = (block.code for block in text if block.language == "sh" and "rm -r" not in block.code)
@@ -205,12 +203,12 @@ def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path, caches
             _in_terminal(code, fresh)
     (fresh / ".venv").unlink()  # its own, without the SDK
     (fresh / "uv.lock").unlink()
-    done = run("make", "check", "test", cwd=fresh, timeout=600, **caches)
+    done = run("make", "check", "test", cwd=fresh, timeout=600, **_NOT_OF_THE_DATABASE)
     assert " passed" in done.stdout
 
 
 @pytest.mark.slow
-def test_the_other_guides(fresh: Path, caches: dict[str, str], database: str, pooler: str) -> None:
+def test_the_other_guides(fresh: Path, database: str, pooler: str) -> None:
     """One project with the files of all of them passes `make check`."""
     server, _, name = database.removeprefix("postgresql://postgres:").rpartition("/")
     password, _, address = server.partition("@")
@@ -239,7 +237,7 @@ def test_the_other_guides(fresh: Path, caches: dict[str, str], database: str, po
     shutil.copy2(TEMPLATE / "tests" / "jobs_under_faults.py", fresh / "tests" / "test_jobs_under_faults.py")
     run(program(fresh, "pytest"), "tests/test_jobs_under_faults.py", cwd=fresh)
     _jobs_are_done_behind_a_pooler(fresh, pooler)
-    run("make", "check", cwd=fresh, **caches)
+    run("make", "check", cwd=fresh)
 
 
 def _jobs_are_done_behind_a_pooler(project: Path, pooler: str) -> None:

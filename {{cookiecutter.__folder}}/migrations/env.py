@@ -48,11 +48,10 @@ def migrate_offline(settings: Settings) -> None:
         literal_binds=True,
         transaction_per_migration=True,
     )
-    with context.begin_transaction():
-        if schema:
-            context.execute(CreateSchema(schema, if_not_exists=True))
-            context.execute(f"SET search_path TO {_quoted(schema)}".replace(":", "\\:"))  # no bind parameter
-        context.run_migrations()
+    if schema:
+        context.execute(CreateSchema(schema, if_not_exists=True))
+        context.execute(f"SET search_path TO {_quoted(schema)}".replace(":", "\\:"))  # no bind parameter
+    context.run_migrations()
 
 
 async def migrate_online(settings: Settings) -> None:
@@ -60,9 +59,7 @@ async def migrate_online(settings: Settings) -> None:
     options = replace(
         settings.database,
         statement_timeout=0,
-        # One connection migrates, one holds the lock.
-        pool_size=2,
-        max_overflow=0,
+        pool_size=2,  # one connection migrates, one holds the lock
         # At a stricter level the lock's transaction keeps a snapshot, and CREATE INDEX CONCURRENTLY would wait for it.
         isolation_level="READ COMMITTED",
     )
@@ -154,6 +151,7 @@ def _migrate(connection: Connection, schema: str | None) -> None:
         if _in_autocommit_block(connection):
             return
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
         if schema:
             # The engine adds the schema's name to the statements that Alembic builds. This is for SQL written by hand,
@@ -169,8 +167,7 @@ def _migrate(connection: Connection, schema: str | None) -> None:
 
     # One transaction for each, so that none keeps its locks while the next one runs.
     context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
-    with context.begin_transaction():
-        context.run_migrations()
+    context.run_migrations()
 
 
 def _in_autocommit_block(connection: Connection) -> bool:

@@ -24,6 +24,7 @@ from app.main import create_app
 from dev.databases import environment_without_settings, scratch_database, scratch_server
 from tests import callers, example
 from tests.commands import run
+from tests.network import Network
 
 _SERVER, _TEMPLATE = "TESTS_SERVER", "TESTS_TEMPLATE"
 _resources = ExitStack()
@@ -108,6 +109,13 @@ async def silent_server() -> AsyncIterator[str]:
     host, port = server.sockets[0].getsockname()
     async with server:
         yield f"postgresql://ada@{host}:{port}/orders"
+
+
+@pytest.fixture
+async def network(database_url: str) -> AsyncIterator[Network]:
+    """A way to the test's database that can become silent."""
+    async with Network.to(database_url) as network:
+        yield network
 
 
 @pytest.fixture

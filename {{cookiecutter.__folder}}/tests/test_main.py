@@ -4,12 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import httpx2
 import pytest
 from fastapi import Depends, FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.types import Message
 
 from app.config import ServiceSettings
 from app.database.session import db_session_dependency
@@ -95,6 +98,32 @@ async def test_a_route_that_would_commit_after_its_response_is_refused_at_start_
     with pytest.raises(LateCommitError, match="^GET (/inner)?/late: .*session: DbSession"):
         async with app.router.lifespan_context(app):
             pass
+
+
+async def test_the_server_gets_the_traceback_of_a_start_up_error_that_no_setting_can_fix(
+    settings: ServiceSettings,
+) -> None:
+    app = create_app(settings)
+
+    @asynccontextmanager
+    async def failing(_: FastAPI) -> AsyncIterator[None]:
+        raise ZeroDivisionError
+        yield
+
+    app.router.lifespan_context = failing
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with pytest.raises(ZeroDivisionError):
+        await app({"type": "lifespan", "state": {}}, receive, send)
+    (message,) = sent
+    assert message["type"] == "lifespan.startup.failed"
+    assert "Traceback" in message["message"]
 
 
 def test_the_version_is_the_projects_own() -> None:

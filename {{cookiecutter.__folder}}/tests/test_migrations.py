@@ -11,8 +11,10 @@ from pathlib import Path
 import alembic.config
 import asyncpg
 import pytest
+from sqlalchemy.dialects import postgresql
 
 import app.main  # noqa: F401  # brings all models
+from app.about import NAME
 from app.database.base import Base
 from tests.commands import PROJECT, database_name, environment, newest_revision, run
 
@@ -83,7 +85,8 @@ def with_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
 
 def test_upgrade_downgrade_upgrade_and_no_drift(empty_database_url: str, alembic_command: Alembic) -> None:
     for command in (["upgrade", "head"], ["downgrade", "base"], ["upgrade", "head"], ["check"]):
-        alembic_command(*command, DATABASE_URL=empty_database_url)
+        # The pool of the settings would be too small: one connection migrates, and another one holds the lock.
+        alembic_command(*command, DATABASE_URL=empty_database_url, DATABASE_POOL_SIZE="1")
     assert tables(empty_database_url) == in_schema("public")
 
 
@@ -110,14 +113,20 @@ def test_an_upgrade_needs_no_right_to_create_a_schema_that_is_there(
 
 
 def test_an_upgrade_waits_for_one_that_runs(empty_database_url: str) -> None:
-    """As when several copies of a service are deployed at once."""
+    """As when several copies of a service are deployed at once. One of another service does not.
+
+    Neither the one that waits nor the one that runs is ended as an idle transaction.
+    """
+    limit = "SET idle_in_transaction_session_timeout = '100ms'"
+    execute(empty_database_url, f"ALTER DATABASE {database_name(empty_database_url)} {limit}")
 
     async def upgrade_while_locked() -> None:
         connection = await asyncpg.connect(empty_database_url)
         async with connection.transaction():
+            await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             assert await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", zlib.crc32(b"alembic "))
             process = subprocess.Popen(
-                ["alembic", "-c", str(PROJECT / "pyproject.toml"), "upgrade", "head"],
+                [*upgrade[:1], "-c", str(PROJECT / "pyproject.toml"), *upgrade[1:]],
                 env=environment(empty_database_url),
                 cwd="/",
                 stderr=subprocess.PIPE,
@@ -125,13 +134,16 @@ def test_an_upgrade_waits_for_one_that_runs(empty_database_url: str) -> None:
             )
             assert process.stderr is not None
             assert "waiting for another migration" in process.stderr.readline()
-            assert await connection.fetch(TABLES) == []
+            other = await asyncio.to_thread(run, *upgrade, database_url=empty_database_url, DATABASE_SCHEMA="other")
+            assert other.returncode == 0, other.stderr
+            assert [row[0] for row in await connection.fetch(TABLES)] == in_schema("other")
         await connection.close()
         _, rest = process.communicate(timeout=30)
         assert process.returncode == 0, rest
 
+    upgrade = ("alembic", "upgrade", "head")
     asyncio.run(upgrade_while_locked())
-    assert tables(empty_database_url) == in_schema("public")
+    assert tables(empty_database_url) == in_schema("other") + in_schema("public")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +166,42 @@ def test_an_old_copy_says_in_one_line_that_it_changes_nothing(
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
     assert ended == ("diverged" in says)
+
+
+def test_the_revision_of_newer_code_can_be_replaced(database_url: str, alembic_command: Alembic) -> None:
+    """After a return to old code for good. Only an upgrade has nothing to do."""
+    execute(database_url, "UPDATE alembic_version SET version_num = 'from_the_future'")
+    alembic_command("stamp", "--purge", "head", DATABASE_URL=database_url)
+    assert _fetch(database_url, "SELECT version_num FROM alembic_version") == [newest_revision()]
+
+
+def test_a_migration_has_no_time_limit_and_is_named_in_the_list_of_connections(
+    database_url: str, with_revision: Callable[[str], list[str]]
+) -> None:
+    """Neither the driver's limit, nor that of the role or the database, inside a transaction and outside."""
+    for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+        execute(database_url, f"ALTER DATABASE {database_name(database_url)} SET {limit} = '100ms'")
+    command = with_revision(
+        "import time\n\ndef upgrade():\n    op.execute('SELECT pg_sleep(1.2)')\n    time.sleep(0.2)\n"
+        "    with op.get_context().autocommit_block():\n        op.execute('SELECT pg_sleep(0.2)')\n"
+        "    op.execute(\"CREATE TABLE named AS SELECT current_setting('application_name') AS own_name\")\n"
+    )
+    env = {"database_url": database_url, "DATABASE_STATEMENT_TIMEOUT": "0.1"}
+    done = run("env", "alembic", *command, "upgrade", "head", **env)
+    assert done.returncode == 0, done.stderr
+    assert _fetch(database_url, "SELECT own_name FROM named") == [f"{NAME} migrations"]
+
+
+def test_all_constraints_have_the_name_that_the_models_give_them(database_url: str) -> None:
+    """Code recognizes a violated constraint by its name, and a later migration drops it by its name."""
+    format_constraint = postgresql.dialect().identifier_preparer.format_constraint  # type: ignore[no-untyped-call]
+    named = [format_constraint(part) for table in Base.metadata.tables.values() for part in table.constraints]
+    query = (
+        "SELECT conname FROM pg_constraint WHERE contype <> 'n' AND connamespace = 'public'::regnamespace "
+        "AND conrelid::regclass::text NOT IN ('alembic_version', 'things')"
+    )
+    assert sorted(_fetch(database_url, query)) == sorted(filter(None, named))
+    assert {f"pk_{name}" for name in Base.metadata.tables} <= set(named)
 
 
 def test_a_migration_gives_up_on_a_lock_that_somebody_holds(database_url: str, alembic_command: Alembic) -> None:
@@ -227,18 +275,29 @@ def test_a_concurrent_index_does_not_wait_for_the_lock_of_its_own_migration(
 def test_offline_sql_is_what_the_migration_says(
     empty_database_url: str, with_revision: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """To the driver a percent sign has a meaning."""
-    command = with_revision("def upgrade():\n    op.execute(\"CREATE TABLE a (b text DEFAULT '100%')\")\n")
+    """To the driver a percent sign has a meaning. Names are as in an upgrade, and each migration is a transaction."""
+    command = with_revision(
+        "import sqlalchemy as sa\n\ndef upgrade():\n    op.execute(\"CREATE TABLE a (b text DEFAULT '100%')\")\n"
+        "    numbers = op.create_table('c', sa.Column('n', sa.Integer, unique=True))\n"
+        "    op.bulk_insert(numbers, [{'n': 5}])\n"
+    )
     alembic.config.main([*command, "upgrade", "head", "--sql"])
     printed = capsys.readouterr().out
     assert "DEFAULT '100%')" in printed
+    assert printed.count("BEGIN;") == 1 + len(list((PROJECT / "migrations" / "versions").glob("*.py")))
     execute(empty_database_url, printed)
+    assert "public.uq_c_n" in relations(empty_database_url)
+    assert _fetch(empty_database_url, "SELECT n::text FROM c") == ["5"]
 
 
-@pytest.mark.parametrize("schema", ["", "mine", "a% :b"])
+@pytest.mark.parametrize(
+    ("schema", "before"),
+    [("", "SELECT 1"), ("mine", "SELECT 1"), ("mine", "CREATE SCHEMA mine"), ("a% :b", "SELECT 1")],
+)
 def test_offline_sql_needs_no_database_and_does_what_an_upgrade_does(
-    empty_database_url: str, alembic_command: Alembic, capsys: pytest.CaptureFixture[str], schema: str
+    empty_database_url: str, alembic_command: Alembic, capsys: pytest.CaptureFixture[str], schema: str, before: str
 ) -> None:
+    execute(empty_database_url, before)
     alembic_command("upgrade", "head", "--sql", DATABASE_SCHEMA=schema)
     execute(empty_database_url, capsys.readouterr().out)
     assert tables(empty_database_url) == in_schema(schema or "public")
@@ -260,6 +319,8 @@ def test_what_the_user_can_fix_is_a_line_and_an_exit_code(
     alembic_command: Alembic, capsys: pytest.CaptureFixture[str], env: dict[str, str], code: int, says: str
 ) -> None:
     with pytest.raises(SystemExit) as raised:
-        alembic_command("upgrade", "head", DATABASE_PROBE_TRIES="1", **env)
+        alembic_command("upgrade", "head", DATABASE_PROBE_TRIES="2", DATABASE_PROBE_PAUSE="0.01", **env)
     assert raised.value.code == code
-    assert capsys.readouterr().err.startswith(says)
+    *waits, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(says)
+    assert ["attempts left: 1, next in 0.01 s" in wait for wait in waits] == [True] * (code == 1)

@@ -19,8 +19,8 @@ _TRIES = 5
 _PAUSE = 2.0
 """Seconds between two attempts."""
 
-_ANSWER = 5.0
-"""Time limit in seconds for the answer to the first statement."""
+_ATTEMPT = 30.0
+"""Time limit in seconds for one attempt. PgBouncer accepts a connection even if PostgreSQL does not answer."""
 
 _FIXES = {
     "28": "check the user and the password: DATABASE_URL, DATABASE_PASSWORD",
@@ -90,13 +90,10 @@ async def wait_for_database(
 
     async def ask() -> None:
         try:
-            # Connecting has a timeout of its own, in the engine.
-            async with engine.connect() as connection, asyncio.timeout(_ANSWER):
+            async with asyncio.timeout(_ATTEMPT), engine.connect() as connection:
                 await connection.execute(select(1))
         except TimeoutError:
-            raise DatabaseUnavailable(
-                f"PostgreSQL accepted a connection and did not answer within {_ANSWER:g} s"
-            ) from None
+            raise DatabaseUnavailable(f"PostgreSQL did not answer within {_ATTEMPT:g} s") from None
 
     try:
         await probe(ask, tries=tries, pause=pause, logger=logger)

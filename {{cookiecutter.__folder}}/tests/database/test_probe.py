@@ -1,8 +1,10 @@
 """Waiting for a database: what is waited for, and what is not."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -14,14 +16,15 @@ from app.database.engine import create_database_engine
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.revision import Schema, check_revision, compare_schema
 from tests.commands import PROJECT, Listener, database_name, newest_revision
+from tests.network import Network
 
 GONE = "postgresql://127.0.0.1:1/orders"
 
 
-async def refusal(url: str, password: str | None = None, tries: int = 3) -> tuple[str, int]:
+async def refusal(url: str, *, tries: int = 3, **options: Any) -> tuple[str, int]:
     """Return what the probe says of a database, and how often it asked again."""
     listener = Listener()
-    engine = create_database_engine(url, password)
+    engine = create_database_engine(url, **options)
     with pytest.raises(DatabaseNotReady) as raised:
         await wait_for_database(engine, tries=tries, pause=0, logger=listener)
     await engine.dispose()
@@ -63,6 +66,18 @@ async def test_a_server_with_no_room_is_waited_for(database_url: str, server_url
         await connection.close()
     assert "too many connections" in says
     assert waits == 2
+
+
+async def test_a_server_that_accepts_the_login_and_is_silent_then_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, network: Network
+) -> None:
+    """As PgBouncer does without PostgreSQL. Migrations have no other time limit."""
+    monkeypatch.setattr("app.database.probe._ATTEMPT", 0.3)
+    network.is_silent_after_login = True
+    async with asyncio.timeout(20):
+        says, waits = await refusal(network.url, tries=2, statement_timeout=0)
+    assert says.startswith("DATABASE_URL: PostgreSQL did not answer within 0.3 s (attempts: 2); is it running?")
+    assert waits == 1
 
 
 async def test_a_server_that_goes_away_before_its_schema_is_read_is_a_line() -> None:

@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.config import Settings
+from app.config import ServiceSettings, Settings
 from app.database.session import db_session_dependency
+from app.main import create_app
 from dev.databases import drop_database, ensure_database
 from tests.commands import database_name
+from tests.network import Network
 
 
 async def test_live_and_ready(client: httpx2.AsyncClient) -> None:
@@ -41,6 +44,26 @@ async def test_a_database_that_is_gone_makes_the_service_unready_and_leaves_it_a
 def settings(settings: Settings) -> Settings:
     """Settings with a pool of one connection, that is waited for only shortly."""
     return settings.model_copy(update={"database": replace(settings.database, pool_size=1, pool_timeout=0.1)})
+
+
+async def test_a_silent_database_makes_the_service_unready_in_time_and_no_question_is_left_behind(
+    settings: ServiceSettings, network: Network
+) -> None:
+    """Else each probe would leave a task that waits as long as a statement may take."""
+    app = create_app(settings.model_copy(update={"database_url": SecretStr(network.url)}))
+    transport = httpx2.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        network.is_silent = True
+        before = asyncio.all_tasks()
+        async with asyncio.timeout(5):
+            assert (await client.get("/health/ready")).status_code == 503
+            if left := asyncio.all_tasks() - before:
+                await asyncio.wait(left)
+        network.is_silent = False
+        assert (await client.get("/health/ready")).status_code == 200
 
 
 async def test_a_pool_that_is_busy_is_a_503_and_no_unready_service(client: httpx2.AsyncClient) -> None:
