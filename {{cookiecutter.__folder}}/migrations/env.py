@@ -141,15 +141,14 @@ async def _ensure_schema(engine: AsyncEngine, schema: str, *, create: bool) -> N
             return
         if not create:
             raise DatabaseNotReady(f"DATABASE_SCHEMA: there is no schema {schema}; `alembic upgrade head` creates it")
-        await connection.execute(CreateSchema(schema, if_not_exists=True))
+        await connection.execute(CreateSchema(schema))
 
 
 def _migrate(connection: Connection, schema: str | None) -> None:
     # LOCAL, since other settings would stay with the server's connection, which a pooler gives to others.
     @event.listens_for(connection, "begin")
     def begin(connection: Connection) -> None:
-        if _in_autocommit_block(connection):
-            return
+        # In an autocommit block these have no effect.
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
@@ -160,7 +159,8 @@ def _migrate(connection: Connection, schema: str | None) -> None:
 
     @event.listens_for(connection, "before_execute")
     def refuse_another_schema(connection: Connection, statement: Executable, *_: Any) -> None:
-        if not (schema and isinstance(statement, TextClause) and _in_autocommit_block(connection)):
+        in_autocommit_block = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+        if not (schema and isinstance(statement, TextClause) and in_autocommit_block):
             return
         if schema not in statement.text:
             raise CommandError(f"in an autocommit block SQL must name its schema, {schema}: {statement.text}")
@@ -168,10 +168,6 @@ def _migrate(connection: Connection, schema: str | None) -> None:
     # One transaction for each, so that none keeps its locks while the next one runs.
     context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
     context.run_migrations()
-
-
-def _in_autocommit_block(connection: Connection) -> bool:
-    return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
 
 
 def _quoted(name: str) -> str:
@@ -187,7 +183,7 @@ def _import_models() -> None:
 with errors_as_one_line():
     _import_models()
     if context.is_offline_mode():
-        migrate_offline(load_settings(database_url="postgresql://nobody@nowhere/", database_password=None))
+        migrate_offline(load_settings(database_url="postgresql://nobody@nowhere/"))
     else:
         loaded = load_settings()
         configure_logging(loaded)

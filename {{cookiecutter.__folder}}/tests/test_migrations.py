@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import alembic.command
 import alembic.config
 import asyncpg
 import pytest
@@ -21,6 +22,8 @@ from tests.commands import PROJECT, database_name, environment, newest_revision,
 TABLES = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information)' ORDER BY 1"
 
 Alembic = Callable[..., None]
+_OUTSIDE = "with op.get_context().autocommit_block():\n    "
+"""Start of a block whose statements are outside of a transaction."""
 
 
 @pytest.fixture
@@ -140,6 +143,9 @@ def test_an_upgrade_waits_for_one_that_runs(empty_database_url: str) -> None:
         await connection.close()
         _, rest = process.communicate(timeout=30)
         assert process.returncode == 0, rest
+        assert "waiting for another migration" not in rest  # said once
+        checked = run("alembic", "check", database_url=empty_database_url)  # in a process that has imported no model
+        assert checked.returncode == 0, checked.stdout
 
     upgrade = ("alembic", "upgrade", "head")
     asyncio.run(upgrade_while_locked())
@@ -151,6 +157,7 @@ def test_an_upgrade_waits_for_one_that_runs(empty_database_url: str) -> None:
     [
         ("UPDATE alembic_version SET version_num = 'from_the_future'", "is ahead of this code"),
         ("INSERT INTO alembic_version VALUES ('of_another_branch')", "has diverged"),
+        ("SELECT 1", ""),
     ],
 )
 def test_an_old_copy_says_in_one_line_that_it_changes_nothing(
@@ -163,8 +170,8 @@ def test_an_old_copy_says_in_one_line_that_it_changes_nothing(
         ended = 0
     except SystemExit as error:
         ended = int(str(error.code))
-    (line,) = capsys.readouterr().err.splitlines()
-    assert says in line
+    lines = [line for line in capsys.readouterr().err.splitlines() if "the schema" in line]
+    assert [says in line for line in lines] == [True] * bool(says)
     assert ended == ("diverged" in says)
 
 
@@ -175,21 +182,46 @@ def test_the_revision_of_newer_code_can_be_replaced(database_url: str, alembic_c
     assert _fetch(database_url, "SELECT version_num FROM alembic_version") == [newest_revision()]
 
 
+def test_a_migration_that_fails_leaves_the_ones_before_it(
+    empty_database_url: str, with_revision: Callable[[str], list[str]]
+) -> None:
+    """Each is a transaction, so that none keeps its locks while the next one runs."""
+    command = with_revision("def upgrade():\n    op.execute('CREATE TABLE a (b int)')\n    raise ZeroDivisionError\n")
+    assert run("env", "alembic", *command, "upgrade", "head", database_url=empty_database_url).returncode == 1
+    assert tables(empty_database_url) == in_schema("public")
+    assert _fetch(empty_database_url, "SELECT version_num FROM alembic_version") == [newest_revision()]
+
+
+def test_a_program_can_migrate(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no command line then."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    alembic.command.downgrade(alembic.config.Config(toml_file=PROJECT / "pyproject.toml"), "base")
+    assert tables(database_url) == ["public.alembic_version", "public.things"]
+
+
 def test_a_migration_has_no_time_limit_and_is_named_in_the_list_of_connections(
     database_url: str, with_revision: Callable[[str], list[str]]
 ) -> None:
-    """Neither the driver's limit, nor that of the role or the database, inside a transaction and outside."""
+    """Neither the driver's limit, nor that of the role or the database."""
     for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
         execute(database_url, f"ALTER DATABASE {database_name(database_url)} SET {limit} = '100ms'")
     command = with_revision(
         "import time\n\ndef upgrade():\n    op.execute('SELECT pg_sleep(1.2)')\n    time.sleep(0.2)\n"
-        "    with op.get_context().autocommit_block():\n        op.execute('SELECT pg_sleep(0.2)')\n"
         "    op.execute(\"CREATE TABLE named AS SELECT current_setting('application_name') AS own_name\")\n"
     )
     env = {"database_url": database_url, "DATABASE_STATEMENT_TIMEOUT": "0.1"}
     done = run("env", "alembic", *command, "upgrade", "head", **env)
     assert done.returncode == 0, done.stderr
     assert _fetch(database_url, "SELECT own_name FROM named") == [f"{NAME} migrations"]
+
+
+def test_what_a_migration_runs_outside_of_a_transaction_has_no_time_limit(
+    database_url: str, with_revision: Callable[[str], list[str]]
+) -> None:
+    execute(database_url, f"ALTER DATABASE {database_name(database_url)} SET statement_timeout = '100ms'")
+    command = with_revision(f"def upgrade():\n    {_OUTSIDE}    op.execute('SELECT pg_sleep(0.2)')\n")
+    done = run("env", "alembic", *command, "upgrade", "head", database_url=database_url)
+    assert done.returncode == 0, done.stderr
 
 
 def test_all_constraints_have_the_name_that_the_models_give_them(database_url: str) -> None:
@@ -220,27 +252,26 @@ def test_a_migration_gives_up_on_a_lock_that_somebody_holds(database_url: str, a
 
 
 @pytest.mark.parametrize(
-    ("statement", "is_run"),
+    ("statements", "is_run"),
     [
-        ("CREATE INDEX CONCURRENTLY by_name ON users (name)", False),
-        ("CREATE INDEX by_name ON mine.alembic_version (version_num)", True),
+        (f"{_OUTSIDE}    op.execute('CREATE INDEX CONCURRENTLY by_name ON users (name)')", False),
+        (f"{_OUTSIDE}    op.execute('CREATE INDEX by_name ON mine.alembic_version (version_num)')", True),
+        (f"{_OUTSIDE}    op.create_index('by_name', 'alembic_version', ['version_num'])", True),
+        ("op.execute('CREATE INDEX by_name ON alembic_version (version_num)')", True),
     ],
 )
 def test_sql_in_an_autocommit_block_must_name_the_schema_of_ones_own(
     empty_database_url: str,
     monkeypatch: pytest.MonkeyPatch,
     with_revision: Callable[[str], list[str]],
-    statement: str,
+    statements: str,
     is_run: bool,
 ) -> None:
     """Outside of a transaction nothing can lead it there, and another service's table may have the same name."""
     execute(empty_database_url, "CREATE TABLE users (name text)")
     monkeypatch.setenv("DATABASE_URL", empty_database_url)
     monkeypatch.setenv("DATABASE_SCHEMA", "mine")
-    command = with_revision(
-        f"def upgrade():\n    with op.get_context().autocommit_block():\n        op.execute({statement!r})\n"
-    )
-    command += ["upgrade", "head"]
+    command = [*with_revision(f"def upgrade():\n    {statements}\n"), "upgrade", "head"]
     if is_run:
         alembic.config.main(command)
     else:
