@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from dev.databases import environment_without_settings
 from tests import callers
 
-__all__ = ["PROJECT", "Listener", "database_name", "environment", "newest_revision", "run"]
+__all__ = ["PROJECT", "database_name", "environment", "newest_revision", "run"]
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -28,17 +28,6 @@ def environment(database_url: str = "", **env: str) -> dict[str, str]:
         **callers.environment(),
         **env,
     }
-
-
-class Listener:
-    """A logger that keeps the warnings that it gets."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def warning(self, line: str, **_: object) -> None:
-        """Keep a line."""
-        self.lines.append(line)
 
 
 def database_name(url: str) -> str:

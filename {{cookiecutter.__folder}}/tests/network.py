@@ -17,42 +17,66 @@ class Network:
 
     Parameters
     ----------
-    host, port
-        Address of the server.
+    url
+        URL of the server.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self._server = host, port
-        self.url = ""
+    def __init__(self, url: str) -> None:
+        self.url = url
+        """The way to the server through this network."""
         self.is_silent = False
+        """Whether no bytes arrive."""
         self.is_silent_after_login = False
+        """Whether it becomes silent as soon as a client has logged in."""
+        self.is_refused = False
+        """Whether new connections are refused."""
+        self._server = urlsplit(url)
+        self._connections: set[asyncio.Task[None]] = set()
+        self._opened = 0
+        self._silent_up_to = 0
 
     @classmethod
     @asynccontextmanager
     async def to(cls, url: str) -> AsyncIterator[Self]:
-        """Lead to the server of a URL. The attribute ``url`` is the way through this network."""
-        parts = urlsplit(url)
-        network = cls(parts.hostname or "", parts.port or 5432)
+        """Lead to the server of a URL."""
+        network = cls(url)
         listener = await asyncio.start_server(network._connected, "127.0.0.1", 0)
-        port = listener.sockets[0].getsockname()[1]
-        network.url = url.replace(f"@{parts.hostname}:{parts.port}", f"@127.0.0.1:{port}")
-        async with listener:
-            yield network
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection(*self._server)
+        host, port = listener.sockets[0].getsockname()
+        network.url = url.replace(f"@{network._server.hostname}:{network._server.port}", f"@{host}:{port}")
         try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass_on(reader, server_writer))
-                both.create_task(self._pass_on(server_reader, writer))
+            yield network
         finally:
-            writer.close()
-            server_writer.close()
+            listener.close()
+            for connection in network._connections:
+                connection.cancel()
+            await asyncio.gather(*network._connections, return_exceptions=True)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def silence_connections(self) -> None:
+        """Let no bytes arrive on the connections that are open now, as after a host is gone without a word."""
+        self._silent_up_to = self._opened
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(asyncio.create_task(self._connect(reader, writer)))
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
+        try:
+            if self.is_refused:
+                return
+            self._opened += 1
+            server_reader, server_writer = await asyncio.open_connection(self._server.hostname, self._server.port)
+            writers.append(server_writer)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pass_on(self._opened, reader, server_writer))
+                both.create_task(self._pass_on(self._opened, server_reader, writer))
+        finally:
+            for each in writers:
+                each.close()
+
+    async def _pass_on(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while sent := await reader.read(2**16):
-            if not self.is_silent:
+            if not (self.is_silent or number <= self._silent_up_to):
                 writer.write(sent)
             if self.is_silent_after_login and sent[-6:-5] == _READY:
                 self.is_silent = True
-        writer.close()
+        raise ConnectionResetError  # this end has closed the connection, so the other one is closed, too

@@ -52,12 +52,16 @@ class Server:
         self.engine = engine
         self.ping_engine = ping_engine
         self.reader = Reader(engine)
-        self.is_away = False
         self._reported = False
         self._setting = setting
         self._ping: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether reads must use another server."""
+        return self._watch is not None
 
     def observe(self) -> None:
         """Observe the connections of the pool. Call this once, if there is a second server."""
@@ -99,8 +103,7 @@ class Server:
         return self._ping
 
     def _begin_watch(self) -> None:
-        if not self.is_away:
-            self.is_away = True
+        if self._watch is None:
             self._watch = asyncio.create_task(self._wait_until_back())
 
     def _was_opened(self, _: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
@@ -126,13 +129,12 @@ class Server:
                 return
 
     def _end_watch(self) -> None:
-        if self.is_away:
-            self.is_away = False
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
             if self._reported:
                 self._reported = False
                 _log.info(f"{self._setting}: answers again")
-            if self._watch is not None:
-                self._watch.cancel()
 
     def _drop_idle_connections(self) -> None:
         # Their machine may be gone without closing them, and each would cost a request its whole time limit.

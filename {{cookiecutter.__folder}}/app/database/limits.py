@@ -1,7 +1,7 @@
 """Warns at start-up if the settings do not fit the server's limits."""
 
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from sqlalchemy import text
@@ -13,6 +13,8 @@ from app.database.failures import DatabaseUnavailable
 from app.database.options import EngineOptions
 
 __all__ = ["warn_of_limits"]
+
+_log = structlog.get_logger(__name__)
 
 # Roles and databases can have connection limits of their own.
 _CONNECTIONS: Final = text("""
@@ -30,7 +32,7 @@ _TIME_LIMITS: Final = text("""
 """)
 
 
-async def warn_of_limits(engine: AsyncEngine, options: EngineOptions, logger: Any = None) -> None:
+async def warn_of_limits(engine: AsyncEngine, options: EngineOptions) -> None:
     """Warn if the pool exceeds the server's connections, or, behind a pooler, if the role has no time limits.
 
     Parameters
@@ -39,16 +41,13 @@ async def warn_of_limits(engine: AsyncEngine, options: EngineOptions, logger: An
         Engine to take the connection from.
     options
         Options of that engine.
-    logger
-        Receives the warning.
     """
-    logger = logger or structlog.get_logger(__name__)
     behind_pooler = options.pooler != "none"
     with suppress(DBAPIError, DatabaseUnavailable):  # the check must not stop the start
         async with engine.connect() as connection:
             found = (await connection.execute(_TIME_LIMITS if behind_pooler else _CONNECTIONS)).one_or_none()
         if found is not None and (warning := (_time_limits if behind_pooler else _connections)(options, *found)):
-            logger.warning(warning)
+            _log.warning(warning)
 
 
 def _connections(options: EngineOptions, room: int, own_room: int, in_use: int) -> str | None:

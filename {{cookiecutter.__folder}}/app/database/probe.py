@@ -70,16 +70,14 @@ async def probe(
             return
 
 
-async def wait_for_database(
-    engine: AsyncEngine, *, tries: int = _TRIES, pause: float = _PAUSE, logger: Any = None
-) -> None:
+async def wait_for_database(engine: AsyncEngine, *, tries: int = _TRIES, pause: float = _PAUSE) -> None:
     """Wait until the server accepts a connection and answers a query.
 
     Parameters
     ----------
     engine
         Engine to take the connection from.
-    tries, pause, logger
+    tries, pause
         See `probe`.
 
     Raises
@@ -96,7 +94,7 @@ async def wait_for_database(
             raise DatabaseUnavailable(f"PostgreSQL did not answer within {_ATTEMPT:g} s") from None
 
     try:
-        await probe(ask, tries=tries, pause=pause, logger=logger)
+        await probe(ask, tries=tries, pause=pause)
     except DatabaseUnavailable as error:
         raise DatabaseNotReady(
             f"DATABASE_URL: {error} (attempts: {tries}); is it running? (`make db` starts one on your own machine)"

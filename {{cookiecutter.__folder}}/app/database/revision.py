@@ -1,7 +1,6 @@
 """Checks whether the database schema is the one that this code needs."""
 
 from enum import Enum
-from typing import Any
 
 import structlog
 from alembic.config import Config
@@ -18,6 +17,7 @@ from app.instruments import SCHEMA
 
 __all__ = ["Schema", "check_revision", "compare_schema"]
 
+_log = structlog.get_logger(__name__)
 _version = Table("alembic_version", MetaData(), Column("version_num", String))
 _UNDEFINED_TABLE = "42P01"
 _UNDEFINED_COLUMN = "42703"
@@ -32,7 +32,7 @@ class Schema(Enum):
     DIVERGED = "has diverged from this code's migrations"
 
 
-async def check_revision(engine: AsyncEngine, logger: Any = None) -> None:
+async def check_revision(engine: AsyncEngine) -> None:
     """Refuse a database schema that this code cannot work with.
 
     A schema ahead of the code only causes a warning: in a rolling deploy, old copies see one.
@@ -45,8 +45,7 @@ async def check_revision(engine: AsyncEngine, logger: Any = None) -> None:
     schema, revisions = await compare_schema(engine)
     match schema:
         case Schema.AHEAD:
-            logger = logger or structlog.get_logger(__name__)
-            logger.warning(f"the database schema {schema.value} {revisions}")
+            _log.warning(f"the database schema {schema.value} {revisions}")
         case Schema.BEHIND:
             raise DatabaseNotReady(
                 f"DATABASE_URL: the database schema {schema.value} {revisions}: run `alembic upgrade head`"

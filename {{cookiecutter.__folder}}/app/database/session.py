@@ -196,7 +196,6 @@ async def create_async_session(
     Exception
         The error of the last attempt, or the first error that waiting cannot fix: a wrong password, a missing table.
     """
-    session = AsyncSession(engine, expire_on_commit=False, close_resets_only=False)
     if statement is not None:
         limited = statement.limit(1)
 
@@ -205,12 +204,8 @@ async def create_async_session(
             async with engine.connect() as connection:
                 await connection.execute(limited)
 
-        try:
-            await probe(ask, logger=logger)
-        except BaseException:
-            await session.close()
-            raise
-    return session
+        await probe(ask, logger=logger)
+    return AsyncSession(engine, expire_on_commit=False, close_resets_only=False)
 
 
 def _server(setting: str, url: str, password: str | SecretStr | None, options: dict[str, Any]) -> Server:

@@ -85,6 +85,7 @@ async def test_each_reader_asks_the_server_that_its_name_says(database: Database
     primary, fallback, replica = [await reader.all(NAMES) for reader in database.readers]
     assert primary == fallback == [("Ada",), ("Bob",)]
     assert replica == [("Ada",), ("Deleted",)]
+    assert await database.readers.replica.all(ONE, name="Bob") == []  # a list may lack what is new
 
 
 async def test_a_single_row_that_a_replica_lacks_is_asked_of_the_primary(database: DatabaseSessionDependency) -> None:
@@ -113,6 +114,7 @@ async def test_a_ping_that_reads_wait_for_goes_on_when_a_session_finds_the_serve
             await session.execute(select(1))
         assert not server.is_away
     await ping
+    assert not [task for task in asyncio.all_tasks() if "_wait_until_back" in repr(task.get_coro())]
 
 
 @pytest.mark.usefixtures("primary_is_away")

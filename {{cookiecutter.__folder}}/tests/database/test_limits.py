@@ -4,20 +4,21 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
 from app.database.engine import create_database_engine
 from app.database.limits import warn_of_limits
 from app.database.options import EngineOptions
-from tests.commands import Listener, database_name
+from tests.commands import database_name
 
 LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout")
 
 
 async def warnings(engine: AsyncEngine, **options: object) -> list[str]:
     """Return what is said of an engine with these options."""
-    listener = Listener()
-    await warn_of_limits(engine, EngineOptions(**{"pooler": "none", **options}), listener)  # type: ignore[arg-type]
-    return listener.lines
+    with capture_logs() as lines:
+        await warn_of_limits(engine, EngineOptions(**{"pooler": "none", **options}))  # type: ignore[arg-type]
+    return [line["event"] for line in lines]
 
 
 async def test_a_pool_that_fits_is_not_mentioned(engine: AsyncEngine) -> None:

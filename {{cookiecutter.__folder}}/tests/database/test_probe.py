@@ -10,12 +10,13 @@ import asyncpg
 import pytest
 from sqlalchemy import Column, Integer, Table, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from structlog.testing import capture_logs
 
 from app.database.base import Base
 from app.database.engine import create_database_engine
-from app.database.probe import DatabaseNotReady, wait_for_database
+from app.database.probe import DatabaseNotReady, probe, wait_for_database
 from app.database.revision import Schema, check_revision, compare_schema
-from tests.commands import PROJECT, Listener, database_name, newest_revision
+from tests.commands import PROJECT, database_name, newest_revision
 from tests.network import Network
 
 GONE = "postgresql://127.0.0.1:1/orders"
@@ -23,13 +24,12 @@ GONE = "postgresql://127.0.0.1:1/orders"
 
 async def refusal(url: str, *, tries: int = 3, **options: Any) -> tuple[str, int]:
     """Return what the probe says of a database, and how often it asked again."""
-    listener = Listener()
     engine = create_database_engine(url, **options)
-    with pytest.raises(DatabaseNotReady) as raised:
-        await wait_for_database(engine, tries=tries, pause=0, logger=listener)
+    with pytest.raises(DatabaseNotReady) as raised, capture_logs() as lines:
+        await wait_for_database(engine, tries=tries, pause=0)
     await engine.dispose()
     assert "\n" not in str(raised.value)
-    return str(raised.value), len(listener.lines)
+    return str(raised.value), len(lines)
 
 
 async def test_a_server_that_is_not_there_is_waited_for() -> None:
@@ -80,6 +80,64 @@ async def test_a_server_that_accepts_the_login_and_is_silent_then_is_waited_for(
     assert waits == 1
 
 
+async def test_a_server_that_was_reached_before_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, network: Network
+) -> None:
+    monkeypatch.setattr("app.database.probe._ATTEMPT", 0.3)
+    engine = create_database_engine(network.url)
+    await wait_for_database(engine)
+    network.is_silent = True
+    with pytest.raises(DatabaseNotReady, match="did not answer"):
+        await wait_for_database(engine, tries=1)
+    await engine.dispose()
+
+
+async def test_what_answers_at_once_is_asked_once() -> None:
+    asked: list[int] = []
+
+    async def answer() -> None:
+        asked.append(1)
+
+    await probe(answer)
+    assert asked == [1]
+
+
+async def test_an_error_without_an_sqlstate_is_a_line() -> None:
+    """Here of a server without TLS."""
+
+    async def refuse_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)  # SSLRequest
+        writer.write(b"N")
+        writer.close()
+
+    server = await asyncio.start_server(refuse_tls, "127.0.0.1", 0)
+    async with server:
+        says, waits = await refusal(
+            f"postgresql://127.0.0.1:{server.sockets[0].getsockname()[1]}/orders?sslmode=require"
+        )
+    assert "rejected SSL upgrade; check DATABASE_URL" in says
+    assert waits == 0
+
+
+async def test_a_role_that_may_not_read_is_no_schema_that_is_behind_or_has_diverged(
+    session: AsyncSession, database_url: str, server_url: str
+) -> None:
+    name = database_name(database_url)
+    await session.execute(text(f"CREATE ROLE {name} LOGIN PASSWORD 'pw'"))
+    await session.execute(text(f"GRANT SELECT ON alembic_version TO {name}"))
+    await session.execute(text("UPDATE alembic_version SET version_num = 'from_the_future'"))
+    await session.commit()
+    engine = create_database_engine(f"postgresql://{name}:pw@{database_url.split('@')[1]}")
+    assert (await compare_schema(engine))[0] is Schema.AHEAD
+    await session.execute(text(f"REVOKE ALL ON alembic_version FROM {name}"))
+    await session.commit()
+    with pytest.raises(DatabaseNotReady, match="cannot read the schema's revision: permission denied"):
+        await compare_schema(engine)
+    await engine.dispose()
+    await session.execute(text(f"DROP ROLE {name}"))
+    await session.commit()
+
+
 async def test_a_server_that_goes_away_before_its_schema_is_read_is_a_line() -> None:
     engine = create_database_engine(GONE)
     with pytest.raises(DatabaseNotReady, match="^DATABASE_URL: cannot read the schema's revision: .+$"):
@@ -96,9 +154,8 @@ async def test_a_schema_that_is_behind_names_the_command(session: AsyncSession, 
         text("DROP TABLE alembic_version" if how == "never migrated" else "DELETE FROM alembic_version")
     )
     await session.commit()
-    with pytest.raises(
-        DatabaseNotReady, match=r"^DATABASE_URL: the database schema is behind this code .*`alembic upgrade head`$"
-    ):
+    behind = r"behind this code \(database: no revision, code: \w+\): run `alembic upgrade head`$"
+    with pytest.raises(DatabaseNotReady, match=f"^DATABASE_URL: the database schema is {behind}"):
         await check_revision(engine)
 
 
@@ -106,10 +163,10 @@ async def test_a_schema_that_is_ahead_is_served_with_a_warning(session: AsyncSes
     """An old copy of the service runs on while a rolling deploy has migrated already."""
     await session.execute(text("UPDATE alembic_version SET version_num = 'from_the_future'"))
     await session.commit()
-    listener = Listener()
-    await check_revision(engine, listener)
+    with capture_logs() as lines:
+        await check_revision(engine)
     revisions = f"database: from_the_future, code: {newest_revision()}"
-    assert listener.lines == [f"the database schema is ahead of this code ({revisions})"]
+    assert [line["event"] for line in lines] == [f"the database schema is ahead of this code ({revisions})"]
 
 
 async def test_a_schema_that_has_diverged_is_refused(session: AsyncSession, engine: AsyncEngine) -> None:

@@ -1,8 +1,9 @@
 """One session, one transaction: stored before the client hears of it, or not at all."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Annotated
+from operator import attrgetter, methodcaller
+from typing import Annotated, Any
 
 import httpx2
 import pytest
@@ -216,10 +217,17 @@ async def test_run_transaction_commits_also_where_sessions_are_unmanaged(
     assert await count(session) == 1
 
 
-async def test_a_pool_that_was_not_opened_says_how_to_open_it() -> None:
-    with pytest.raises(RuntimeError, match="open_database"):
-        async with DatabaseSessionDependency().session():
-            pass
+@pytest.mark.parametrize(
+    "use", [attrgetter("engine"), attrgetter("readers"), methodcaller("session"), methodcaller("transaction")]
+)
+def test_what_is_not_initialized_says_what_to_do(use: Callable[[Any], Any]) -> None:
+    with pytest.raises(RuntimeError, match="in a script, use `async with open_database"):
+        use(DatabaseSessionDependency())
+
+
+async def test_a_service_whose_pool_is_not_open_is_not_ready() -> None:
+    with pytest.raises(RuntimeError, match="pool is not open"):
+        await DatabaseSessionDependency().ping()
     await DatabaseSessionDependency().aclose()  # closing what was never open is no error
 
 

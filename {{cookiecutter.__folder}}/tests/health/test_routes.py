@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
+from structlog.testing import capture_logs
 
 from app.config import ServiceSettings, Settings
 from app.database.session import db_session_dependency
@@ -59,7 +60,9 @@ async def test_a_silent_database_makes_the_service_unready_in_time_and_no_questi
         network.is_silent = True
         before = asyncio.all_tasks()
         async with asyncio.timeout(5):
-            assert (await client.get("/health/ready")).status_code == 503
+            with capture_logs() as lines:
+                assert (await client.get("/health/ready")).status_code == 503
+            assert {"event": "not ready", "reason": "no answer within 1 s", "log_level": "warning"} in lines
             if left := asyncio.all_tasks() - before:
                 await asyncio.wait(left)
         network.is_silent = False
