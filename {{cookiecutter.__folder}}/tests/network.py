@@ -30,9 +30,10 @@ class Network:
         """Whether it becomes silent as soon as a client has logged in."""
         self.is_refused = False
         """Whether new connections are refused."""
+        self.opened = 0
+        """How many connections there were, with those that were refused."""
         self._server = urlsplit(url)
         self._connections: set[asyncio.Task[None]] = set()
-        self._opened = 0
         self._silent_up_to = 0
 
     @classmethod
@@ -53,7 +54,7 @@ class Network:
 
     def silence_connections(self) -> None:
         """Let no bytes arrive on the connections that are open now, as after a host is gone without a word."""
-        self._silent_up_to = self._opened
+        self._silent_up_to = self.opened
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(asyncio.create_task(self._connect(reader, writer)))
@@ -61,14 +62,14 @@ class Network:
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
         try:
+            self.opened += 1
             if self.is_refused:
                 return
-            self._opened += 1
             server_reader, server_writer = await asyncio.open_connection(self._server.hostname, self._server.port)
             writers.append(server_writer)
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass_on(self._opened, reader, server_writer))
-                both.create_task(self._pass_on(self._opened, server_reader, writer))
+                both.create_task(self._pass_on(self.opened, reader, server_writer))
+                both.create_task(self._pass_on(self.opened, server_reader, writer))
         finally:
             for each in writers:
                 each.close()

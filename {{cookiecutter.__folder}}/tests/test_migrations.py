@@ -310,7 +310,7 @@ def test_offline_sql_is_what_the_migration_says(
     command = with_revision(
         "import sqlalchemy as sa\n\ndef upgrade():\n    op.execute(\"CREATE TABLE a (b text DEFAULT '100%')\")\n"
         "    numbers = op.create_table('c', sa.Column('n', sa.Integer, unique=True))\n"
-        "    op.bulk_insert(numbers, [{'n': 5}])\n"
+        "    op.execute(numbers.insert().values(n=5))\n"
     )
     alembic.config.main([*command, "upgrade", "head", "--sql"])
     printed = capsys.readouterr().out

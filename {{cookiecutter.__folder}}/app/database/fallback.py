@@ -115,7 +115,7 @@ class Server:
             self._end_watch()
 
     async def _wait_until_back(self) -> None:
-        while True:
+        while self.is_away:
             try:
                 await asyncio.shield(self._current_ping())  # a read may be waiting for it, too
             except Exception as error:  # noqa: BLE001  # whatever it is, the server does not answer
@@ -126,7 +126,6 @@ class Server:
                 await asyncio.sleep(_PAUSE)
             else:
                 self._end_watch()
-                return
 
     def _end_watch(self) -> None:
         if self._watch is not None:

@@ -1,13 +1,14 @@
 """Sessions and readers, for requests and all other code: one provider, one rule for commit and rollback."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from pydantic import SecretStr
 from sqlalchemy import Select, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
 
 from app.database.engine import create_database_engine
 from app.database.fallback import Readers, Server, create_readers
@@ -143,17 +144,16 @@ class DatabaseSessionDependency:
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session. Leaving the block ends its transaction, in requests and elsewhere."""
-        if self._sessions is None:
-            raise _not_initialized()
-        return (
-            self.transaction() if self._manage_transactions else SessionBlock(self._sessions(), refuse_uncommitted_work)
-        )
+        return self._block(commit_and_close if self._manage_transactions else refuse_uncommitted_work)
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session that is one transaction, even if sessions are unmanaged."""
+        return self._block(commit_and_close)
+
+    def _block(self, end: Callable[[Session], None]) -> SessionBlock:
         if self._sessions is None:
             raise _not_initialized()
-        return SessionBlock(self._sessions(), commit_and_close)
+        return SessionBlock(self._sessions(), end)
 
     async def ping(self) -> None:
         """Query the servers, outside their pools, until one answers. Raises DBAPIError or DatabaseUnavailable."""

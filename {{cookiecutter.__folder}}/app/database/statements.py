@@ -84,8 +84,7 @@ class Statements:
     ) -> Sequence[Row[*Ts]]:
         """Run a statement with SQLAlchemy, keep its compiled form, and return the rows."""
         result = connection.execute(statement, parameters)
-        if statement not in self._known:
-            self._known[statement] = _known(result, parameters)
+        self._known[statement] = _known(result, parameters)
         return result.all()
 
 
@@ -108,7 +107,7 @@ class KnownStatement:
         pooled: Any = connection.connection
         adapter = pooled.dbapi_connection
         try:
-            if connection.in_transaction() and adapter._transaction is None:
+            if adapter._transaction is None:
                 await_(adapter._start_transaction())  # like SQLAlchemy, which sends BEGIN before the first statement
             records = self._send(adapter, parameters)
         except BaseException as failure:  # noqa: BLE001  # cancellation drops the connection, too

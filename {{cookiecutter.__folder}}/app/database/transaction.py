@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -87,13 +87,14 @@ def refuse_uncommitted_work(session: Session) -> None:
     UncommittedWorkError
         If there is work that was not committed.
     """
-    pending = bool(session.new or session.deleted or any(session.is_modified(row) for row in session.dirty))
-    if not pending and session.in_transaction():
+    pending = False
+    if session.in_transaction():
         try:
-            # The server assigns a transaction id at the first write or row lock, including those of raw SQL.
+            # The session writes its changes before this statement. The server assigns a transaction id at the first
+            # write or row lock, including those of raw SQL.
             pending = bool(session.scalar(select(func.pg_current_xact_id_if_assigned().is_not(None))))
-        except DBAPIError:
-            pending = True  # a statement has failed and its error was swallowed: the transaction is lost
+        except SQLAlchemyError:
+            pending = True  # the changes are invalid, or a statement has failed and its error was swallowed
     if pending:
         raise UncommittedWorkError(
             "The session was closed with uncommitted work, which is rolled back: end the handler with "

@@ -160,6 +160,8 @@ async def test_a_statement_that_takes_too_long_is_not_run_again_elsewhere(databa
         with pytest.raises(DBAPIError) as raised:
             await database.readers.replica.all(select(func.pg_sleep(60)).select_from(Thing))
         assert sqlstate(raised.value) == "57014"
+        assert database.replica is not None
+        assert not database.replica.is_away
 
 
 @pytest.mark.parametrize("change", ["DROP TABLE things", "ALTER TABLE things DROP name"])

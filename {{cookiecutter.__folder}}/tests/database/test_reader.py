@@ -8,13 +8,16 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import bindparam, delete, func, insert, select, text, update
-from sqlalchemy.exc import MultipleResultsFound
+from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.config import Settings
+from app.database.failures import is_refused
 from app.database.reader import Reader, ReaderCannotWriteError
 from app.dependencies import DbReader, DbSession
 from app.startup import open_database
+from dev.databases import drop_database, ensure_database
+from tests.commands import database_name
 from tests.example import Thing
 
 THINGS = select(Thing.email, Thing.name).order_by(Thing.email)
@@ -85,6 +88,18 @@ async def test_a_read_that_is_given_up_gives_its_connection_back(settings: Setti
         with pytest.raises(asyncio.CancelledError):
             await given_up
         assert await database.reader.scalar(select(1)) == 1
+
+
+async def test_a_database_that_is_gone_is_an_error_of_sqlalchemy_also_for_a_statement_that_is_known(
+    engine: AsyncEngine, reader: Reader, database_url: str, server_url: str
+) -> None:
+    await reader.all(THINGS)
+    await engine.dispose()
+    await asyncio.to_thread(drop_database, server_url, database_url)
+    with pytest.raises(DBAPIError) as raised:
+        await reader.all(THINGS)
+    assert is_refused(raised.value)
+    await asyncio.to_thread(ensure_database, server_url, database_name(database_url))
 
 
 async def test_a_connection_that_was_read_on_serves_a_session_as_before(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, PendingRollbackError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.pool import QueuePool
 
 from app.config import ServiceSettings, Settings
 from app.database.engine import create_database_engine
@@ -158,6 +159,25 @@ async def unmanaged(database_url: str) -> AsyncIterator[DatabaseSessionDependenc
     await provider.initialize(database_url, manage_transactions=False)
     yield provider
     await provider.aclose()
+
+
+async def test_an_unmanaged_session_that_was_not_used_asks_the_server_nothing() -> None:
+    database = DatabaseSessionDependency()
+    await database.initialize("postgresql://127.0.0.1:1/orders", manage_transactions=False)
+    async with database.session():
+        pass
+    await database.aclose()
+
+
+async def test_a_block_that_fails_gives_its_connection_back_at_once(settings: Settings) -> None:
+    async with open_database(settings) as database:
+        with pytest.raises(ZeroDivisionError):
+            async with database.session() as kept:
+                await kept.execute(select(1))
+                raise ZeroDivisionError
+        pool = database.engine.pool
+        assert isinstance(pool, QueuePool)
+        assert pool.checkedout() == 0
 
 
 @pytest.mark.parametrize("how", ["pending", "flushed", "sql", "changed", "failed"])

@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -102,6 +106,22 @@ async def test_as_a_command_it_writes_a_line_a_batch(database_url: str, session:
         ("purged a batch", 1),
         ("purged users", 3),
     ]
+
+
+async def test_on_a_terminal_it_draws_a_bar_instead(database_url: str, session: AsyncSession) -> None:
+    await add(session, 31, 4)
+    terminal, its_end = pty.openpty()
+    command = [sys.executable, "-m", "app.scripts.cleanup", "--batch-size", "2"]
+    with subprocess.Popen(command, cwd="/", env=environment(database_url), stderr=its_end) as process:
+        os.close(its_end)
+        drawn = b""
+        with suppress(OSError):  # once nobody writes any more
+            while more := await asyncio.to_thread(os.read, terminal, 2**16):
+                drawn += more
+    os.close(terminal)
+    assert process.returncode == 0
+    assert {b" 50%", b"100%"} <= set(re.findall(rb"purging users.*?( 50%|100%)", drawn))
+    assert b"purged a batch" not in drawn
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

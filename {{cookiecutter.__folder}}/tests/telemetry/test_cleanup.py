@@ -10,6 +10,14 @@ from dev.collector import receiving
 from tests.commands import run
 
 
+def test_a_start_that_fails_is_counted(empty_database_url: str) -> None:
+    with receiving() as collector:
+        exported = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}"}
+        ended = run(sys.executable, "-m", "app.scripts.cleanup", database_url=empty_database_url, **exported)
+    assert ended.returncode == 1
+    assert collector.values("app.starts", "result") == {("failed",): 1}
+
+
 async def test_a_run_is_one_trace_with_a_span_for_each_batch_and_its_rows_are_counted(
     database_url: str, session: AsyncSession
 ) -> None:

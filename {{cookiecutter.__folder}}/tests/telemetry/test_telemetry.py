@@ -15,7 +15,8 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dev.collector import Collector, labels, receiving
-from tests.commands import newest_revision, run
+from dev.databases import drop_database, ensure_database
+from tests.commands import database_name, newest_revision, run
 from tests.example import Thing
 from tests.telemetry.processes import serving
 
@@ -166,7 +167,7 @@ def test_values_that_are_written_into_sql_are_not_exported(database_url: str, co
     assert labels(span.attributes)["db.query.text"] == "SELECT ?, ?, ? FROM things"
 
 
-def test_counters_add_up(database_url: str, collector: Collector) -> None:
+def test_counters_add_up(database_url: str, server_url: str, collector: Collector) -> None:
     """And a path that matches no route has no label of its own."""
     with serving(database_url, **exporting_to(collector)) as service, httpx2.Client(base_url=service.address) as client:
         for number in range(20):
@@ -174,12 +175,16 @@ def test_counters_add_up(database_url: str, collector: Collector) -> None:
             client.get(f"/{number}")
         client.get("/things")
         client.get("/health/ready")
+        drop_database(server_url, database_url)
+        client.get("/health/ready")
+        ensure_database(server_url, database_name(database_url))
         service.stop()
     assert collector.values("http.server.request.duration", "http.route", "http.response.status_code") == {
         ("/things", "201"): 20,
         ("", "404"): 20,
         ("/things", "200"): 1,
         ("/health/ready", "200"): 1,
+        ("/health/ready", "503"): 1,
     }
     assert collector.values("http.server.active_requests") == {(): 0}
     assert collector.values("app.transactions", "outcome")["committed",] == 20
@@ -189,7 +194,7 @@ def test_counters_add_up(database_url: str, collector: Collector) -> None:
     assert waits > 21  # and those of the start
     assert collector.values("db.client.connection.max") == {(): 15}
     assert collector.values("db.client.connection.count", "db.client.connection.state")["used",] == 0
-    assert collector.values("app.readiness", "result") == {("ok",): 1}
+    assert collector.values("app.readiness", "result") == {("ok",): 1, ("failed",): 1}
     assert collector.values("app.starts", "result") == {("ok",): 1}
     assert collector.values("app.schema", "revision") == {(str(newest_revision()),): 1}
     assert {"process.cpu.time", "process.memory.usage"} <= collector.metrics.keys()
