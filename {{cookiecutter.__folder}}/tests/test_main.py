@@ -14,6 +14,7 @@ from fastapi import Depends, FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import Message
 
+from app.about import VERSION
 from app.config import ServiceSettings
 from app.database.session import db_session_dependency
 from app.database.transaction import LateCommitError
@@ -126,5 +127,15 @@ async def test_the_server_gets_the_traceback_of_a_start_up_error_that_no_setting
     assert "Traceback" in message["message"]
 
 
-def test_the_version_is_the_projects_own() -> None:
-    assert create_app().version in (PROJECT / "pyproject.toml").read_text()
+def test_the_version_is_the_projects_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f'\nversion = "{VERSION}"\n' in (PROJECT / "pyproject.toml").read_text()
+    monkeypatch.setattr("app.main.VERSION", "1.2.3")
+    assert create_app().version == "1.2.3"
+
+
+async def test_the_documentation_loads_nothing_from_elsewhere(client: httpx2.AsyncClient) -> None:
+    assert (await client.get("/redoc")).status_code == 404
+    docs = await client.get("/docs")
+    assert docs.status_code == 200
+    assert re.findall(r"https?://[^\"'/]+", docs.text) == []
+    assert docs.headers["Content-Security-Policy"]

@@ -54,6 +54,8 @@ async def run_transaction(
     ------
     DBAPIError
         The error of the last attempt. In a request it becomes a 503 with ``Retry-After``.
+    ValueError
+        If ``tries`` is less than 1.
     """
     for left in range(tries - 1, -1, -1):
         try:
@@ -69,4 +71,4 @@ async def run_transaction(
             return result
         # A random pause up to the limit: "full jitter" in the AWS Architecture Blog's "Exponential Backoff And Jitter".
         await asyncio.sleep(random.uniform(0, _FIRST_PAUSE * 2 ** (tries - 1 - left)))  # noqa: S311  # not a secret
-    raise AssertionError("tries must be 1 or more")
+    raise ValueError("tries must be 1 or more")

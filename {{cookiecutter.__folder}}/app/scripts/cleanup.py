@@ -72,7 +72,7 @@ async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int
             for purge in purges:
                 if dry_run:
                     _log.info(f"{purge.what} to purge", count=await purge.count(database.reader))
-                elif not received:
+                else:
                     await _run(purge, database, batch_size, received)
     return received[0] if received else None
 

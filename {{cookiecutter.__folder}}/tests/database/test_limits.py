@@ -1,14 +1,18 @@
 """Limits of the server that do not fit the settings are a line at start-up."""
 
+from dataclasses import replace
+
 import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
+from app.config import Settings
 from app.database.engine import create_database_engine
 from app.database.limits import warn_of_limits
 from app.database.options import EngineOptions
+from app.startup import open_database
 from tests.commands import database_name
 
 LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout")
@@ -29,6 +33,14 @@ async def test_a_pool_that_is_larger_than_the_server_is_named_with_both_numbers(
     (line,) = await warnings(engine, pool_size=100_000, max_overflow=5)
     assert line.startswith("DATABASE_POOL_SIZE: this process may open 100006 connections")
     assert "there is room for" in line
+
+
+async def test_the_start_up_checks_it(settings: Settings) -> None:
+    large = settings.model_copy(update={"database": replace(settings.database, pool_size=100_000)})
+    with capture_logs() as lines:
+        async with open_database(large):
+            pass
+    assert any(line["event"].startswith("DATABASE_POOL_SIZE: ") for line in lines)
 
 
 async def test_a_pool_that_does_not_fit_beside_those_in_use_is_named(engine: AsyncEngine) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
+from structlog.testing import capture_logs
 
 from app.database.failures import sqlstate
 from app.database.retry import run_transaction
@@ -29,6 +30,8 @@ async def test_what_is_returned_has_been_committed(database: DatabaseSessionDepe
         own.add(Thing(email="ada@example.com", name="Ada"))
         return "created"
 
+    with pytest.raises(ValueError, match="tries must be 1 or more"):
+        await run_transaction(create, database=database, tries=0)
     assert await run_transaction(create, database=database) == "created"
     assert (await session.scalars(select(Thing.name))).all() == ["Ada"]
 
@@ -59,10 +62,11 @@ async def test_only_serialization_failures_and_deadlocks_are_run_again_and_with_
         seen.append(own)
         await own.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
 
-    with pytest.raises(DBAPIError) as raised:
+    with pytest.raises(DBAPIError) as raised, capture_logs() as lines:
         await run_transaction(fail, database=database, tries=3)
     assert sqlstate(raised.value) == code
     assert len(seen) == len(set(map(id, seen))) == tries
+    assert [(line["event"], line["sqlstate"]) for line in lines] == [("transaction is retried", code)] * (tries - 1)
 
 
 async def test_a_column_that_a_migration_changes_under_a_running_service_is_no_fault_of_a_request(

@@ -28,6 +28,7 @@ async def test_a_run_is_one_trace_with_a_span_for_each_batch_and_its_rows_are_co
     with receiving() as collector:
         exported = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}"}
         run(*command, database_url=database_url, **exported).check_returncode()
+    assert "db.client.connection.wait" in collector.tree(collector.named("start")[0])
     (root,) = collector.named("cleanup")
     tree = collector.tree(root)
     batches = [below for name, below in tree.items() if name.startswith("transaction") and "DELETE users" in below]

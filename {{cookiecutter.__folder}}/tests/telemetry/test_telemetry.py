@@ -70,8 +70,8 @@ async def add(session: AsyncSession, name: str = "x") -> UUID:
 def test_the_spans_of_a_request_are_one_tree_from_the_callers_span_to_the_commit(
     database_url: str, collector: Collector
 ) -> None:
-    """SIGTERM exports what is pending: nothing waits for the intervals of the SDK here."""
-    with serving(database_url, **exporting_to(collector)) as service:
+    """SIGTERM exports what is pending: nothing waits for the intervals of the SDK here. FastAPI exports nothing."""
+    with serving(database_url, **exporting_to(collector), FASTAPI_OTEL_AUTO_CONFIGURE="true") as service:
         httpx2.post(f"{service.address}/things", json={"email": "a", "name": "b"}, headers=CALLER).raise_for_status()
         service.stop()
     (root,) = collector.named("POST /things")
@@ -158,6 +158,34 @@ async def test_nothing_that_a_client_sent_is_exported_nor_a_password(
     assert "planted" not in exported.lower()
     password = re.search(r":([^:@]+)@", database_url)
     assert password is None or password[1] not in exported
+
+
+def test_no_error_is_exported_as_a_log_record(database_url: str) -> None:
+    """An agent may have installed an exporter of log records. Errors quote rows."""
+    code = """if True:
+        import asyncio, httpx2
+        from opentelemetry import _logs
+        from opentelemetry.sdk._logs import LoggerProvider
+        from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter, SimpleLogRecordProcessor
+        provider = LoggerProvider()
+        provider.add_log_record_processor(SimpleLogRecordProcessor(ConsoleLogRecordExporter()))
+        _logs.set_logger_provider(provider)
+        from app.config import load_settings
+        from app.logging import configure_logging
+        from app.main import app
+        configure_logging(load_settings())
+
+        @app.get("/fail")
+        async def fail():
+            raise ValueError("planted")
+
+        async def main():
+            async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://service") as client:
+                print((await client.get("/fail")).status_code)
+
+        asyncio.run(main())
+    """
+    assert run(sys.executable, "-c", code, database_url=database_url).stdout == "500\n"
 
 
 def test_values_that_are_written_into_sql_are_not_exported(database_url: str, collector: Collector) -> None:
