@@ -205,12 +205,14 @@ def test_counters_add_up(database_url: str, server_url: str, collector: Collecto
         client.get("/health/ready")
         drop_database(server_url, database_url)
         client.get("/health/ready")
+        assert client.get("/things").status_code == 503
         ensure_database(server_url, database_name(database_url))
         service.stop()
     assert collector.values("http.server.request.duration", "http.route", "http.response.status_code") == {
         ("/things", "201"): 20,
         ("", "404"): 20,
         ("/things", "200"): 1,
+        ("/things", "503"): 1,
         ("/health/ready", "200"): 1,
         ("/health/ready", "503"): 1,
     }
@@ -220,12 +222,21 @@ def test_counters_add_up(database_url: str, server_url: str, collector: Collecto
     assert (statements["INSERT", "things"], statements["COMMIT", ""], statements["SELECT", "things"]) == (20, 20, 1)
     (waits,) = collector.values("db.client.connection.wait_time").values()
     assert waits > 21  # and those of the start
+    assert "db.client.connection.timeouts" not in collector.metrics  # no database is not a busy pool
     assert collector.values("db.client.connection.max") == {(): 15}
     assert collector.values("db.client.connection.count", "db.client.connection.state")["used",] == 0
     assert collector.values("app.readiness", "result") == {("ok",): 1, ("failed",): 1}
     assert collector.values("app.starts", "result") == {("ok",): 1}
     assert collector.values("app.schema", "revision") == {(str(newest_revision()),): 1}
     assert {"process.cpu.time", "process.memory.usage"} <= collector.metrics.keys()
+
+
+def test_each_connection_of_the_pool_is_observed_once(database_url: str, collector: Collector) -> None:
+    work = """await session.execute(text("SELECT 1 FROM things"))
+                async with database.session() as other:
+                    await other.execute(text("SELECT 2 FROM things"))"""
+    script(work, database_url, **exporting_to(collector)).check_returncode()
+    assert len(collector.named("SELECT things")) == 2
 
 
 def test_a_busy_pool_and_its_503_are_counted(database_url: str, collector: Collector) -> None:
@@ -237,6 +248,8 @@ def test_a_busy_pool_and_its_503_are_counted(database_url: str, collector: Colle
     assert answers == [503]
     assert collector.values("app.unavailable", "reason") == {("TimeoutError",): 1}
     assert collector.values("db.client.connection.timeouts") == {(): 1}
+    waits = [labels(span.attributes).get("error.type") for span in collector.named("db.client.connection.wait")]
+    assert waits.count("TimeoutError") == 1
 
 
 def test_migrations_are_traced(empty_database_url: str, collector: Collector) -> None:
