@@ -66,7 +66,7 @@ def _late_sub_dependency(session: Annotated[AsyncSession, LATE]) -> AsyncSession
     return session
 
 
-@pytest.mark.parametrize("how", ["route", "router", "sub-dependency", "mount", "method"])
+@pytest.mark.parametrize("how", ["route", "router", "sub-dependency", "mount", "method", "websocket"])
 async def test_a_route_that_would_commit_after_its_response_is_refused_at_start_up(
     settings: ServiceSettings, how: str
 ) -> None:
@@ -89,6 +89,11 @@ async def test_a_route_that_would_commit_after_its_response_is_refused_at_start_
         @target.get("/late")
         async def by_method(session: Annotated[AsyncSession, Depends(db_session_dependency.__call__)]) -> None: ...
 
+    elif how == "websocket":
+
+        @target.websocket("/late")
+        async def by_websocket(session: Annotated[AsyncSession, LATE]) -> None: ...
+
     else:
 
         @target.get("/late")
@@ -96,7 +101,7 @@ async def test_a_route_that_would_commit_after_its_response_is_refused_at_start_
 
     if how == "mount":
         app.mount("/inner", target)
-    with pytest.raises(LateCommitError, match="^GET (/inner)?/late: .*session: DbSession"):
+    with pytest.raises(LateCommitError, match="^(GET )?(/inner)?/late: .*session: DbSession"):
         async with app.router.lifespan_context(app):
             pass
 
