@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any, Final, TypeVar
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 import asyncpg
 from opentelemetry import metrics, trace
@@ -52,13 +52,11 @@ _wait = _meter.create_histogram(
 _timeouts = _meter.create_counter(
     "db.client.connection.timeouts", "{timeout}", "Requests that got no connection within DATABASE_POOL_TIMEOUT."
 )
-_dialects: WeakSet[Dialect] = WeakSet()
-"""Dialects of observed engines; each engine has its own."""
 _pools: WeakValueDictionary[str, QueuePool] = WeakValueDictionary()
 
 
 def observe(engine: AsyncEngine, *, pool_name: str) -> None:
-    """Observe the pool and the connections of an engine. Call it once, before the first connection.
+    """Observe the pool of an engine. Call it once. Statements are observed on all connections that are made later.
 
     Parameters
     ----------
@@ -67,7 +65,6 @@ def observe(engine: AsyncEngine, *, pool_name: str) -> None:
     pool_name
         Name of its pool in metrics.
     """
-    _dialects.add(engine.sync_engine.dialect)
     pool = engine.sync_engine.pool
     assert isinstance(pool, QueuePool)
     connect, labels = pool.connect, {_POOL: pool_name}
@@ -93,8 +90,8 @@ def observe(engine: AsyncEngine, *, pool_name: str) -> None:
 @event.listens_for(
     Engine, "do_connect"
 )  # for all engines, since these listeners run before the engine's own, which connects
-def _connect_observed(dialect: Dialect, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
-    if dialect in _dialects and not issubclass(cparams["connection_class"], _Observed):
+def _connect_observed(_dialect: Dialect, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
+    if "connection_class" in cparams:  # one of `app.database.engine`
         cparams["connection_class"] = type("Connection", (_Observed, cparams["connection_class"]), {})
 
 
@@ -207,7 +204,6 @@ class _Observed(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no typ
 
     def _ended(self, outcome: str) -> None:
         TRANSACTIONS.add(1, {"outcome": "conflict" if self._conflict and outcome != "committed" else outcome})
-        self._conflict = False
 
 
 class _Prepared:

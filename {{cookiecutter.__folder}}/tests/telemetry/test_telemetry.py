@@ -70,8 +70,8 @@ async def add(session: AsyncSession, name: str = "x") -> UUID:
 def test_the_spans_of_a_request_are_one_tree_from_the_callers_span_to_the_commit(
     database_url: str, collector: Collector
 ) -> None:
-    """SIGTERM exports what is pending: nothing waits for the intervals of the SDK here. FastAPI exports nothing."""
-    with serving(database_url, **exporting_to(collector), FASTAPI_OTEL_AUTO_CONFIGURE="true") as service:
+    """SIGTERM exports what is pending: nothing waits for the intervals of the SDK here."""
+    with serving(database_url, **exporting_to(collector)) as service:
         httpx2.post(f"{service.address}/things", json={"email": "a", "name": "b"}, headers=CALLER).raise_for_status()
         service.stop()
     (root,) = collector.named("POST /things")
@@ -104,7 +104,9 @@ async def test_each_try_of_a_transaction_is_a_span_and_counts(
                 await asyncio.sleep(0)
             await session.commit()
             (await answer).raise_for_status()
+            stored, duplicate = [await client.post("/things", json={"email": "a", "name": "b"}) for _ in range(2)]
         service.stop()
+    assert (stored.status_code, duplicate.status_code) == (201, 500)
     (_, root) = collector.named("PUT /things/{thing_id}")
     tries = collector.tree(root)
     assert list(tries) == ["transaction", "transaction #2"]
@@ -113,14 +115,14 @@ async def test_each_try_of_a_transaction_is_a_span_and_counts(
     (failed, *_) = (span for span in collector.named("UPDATE things") if span.status.code)
     assert labels(failed.attributes)["db.response.status_code"] == "40001"
     outcomes = collector.values("app.transactions", "outcome")
-    assert (outcomes["committed",], outcomes["conflict",]) == (2, 1)
+    assert (outcomes["committed",], outcomes["conflict",]) == (3, 1)
     assert collector.values("app.transaction.retries") == {(): 1}
 
 
 async def test_nothing_that_a_client_sent_is_exported_nor_a_password(
     database_url: str, collector: Collector, session: AsyncSession
 ) -> None:
-    """Nor what PostgreSQL quotes in its errors."""
+    """Nor what PostgreSQL quotes in its errors, even if FastAPI is told to export by itself."""
     await session.execute(text("ALTER TABLE things ADD CHECK (name <> 'planted-refused')"))
     await session.execute(
         text(
@@ -131,7 +133,7 @@ async def test_nothing_that_a_client_sent_is_exported_nor_a_password(
     await session.execute(text("CREATE TRIGGER fail BEFORE UPDATE ON things FOR EACH ROW EXECUTE FUNCTION fail()"))
     await session.commit()
     thing = await add(session)
-    with serving(database_url, **exporting_to(collector)) as service:
+    with serving(database_url, **exporting_to(collector), FASTAPI_OTEL_AUTO_CONFIGURE="true") as service:
         sent = {
             "Host": "planted.example",
             "User-Agent": "planted",
@@ -161,7 +163,7 @@ async def test_nothing_that_a_client_sent_is_exported_nor_a_password(
 
 
 def test_no_error_is_exported_as_a_log_record(database_url: str) -> None:
-    """An agent may have installed an exporter of log records. Errors quote rows."""
+    """An agent may have installed an exporter of log records. Errors quote what clients send, and rows."""
     code = """if True:
         import asyncio, httpx2
         from opentelemetry import _logs
@@ -176,16 +178,17 @@ def test_no_error_is_exported_as_a_log_record(database_url: str) -> None:
         configure_logging(load_settings())
 
         @app.get("/fail")
-        async def fail():
+        async def fail(number: int):
             raise ValueError("planted")
 
         async def main():
             async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://service") as client:
-                print((await client.get("/fail")).status_code)
+                for number in ("planted", 1):
+                    print((await client.get("/fail", params={"number": number})).status_code)
 
         asyncio.run(main())
     """
-    assert run(sys.executable, "-c", code, database_url=database_url).stdout == "500\n"
+    assert run(sys.executable, "-c", code, database_url=database_url).stdout == "422\n500\n"
 
 
 def test_values_that_are_written_into_sql_are_not_exported(database_url: str, collector: Collector) -> None:
@@ -220,6 +223,7 @@ def test_counters_add_up(database_url: str, server_url: str, collector: Collecto
     assert collector.values("app.transactions", "outcome")["committed",] == 20
     statements = collector.values("db.client.operation.duration", "db.operation.name", "db.collection.name")
     assert (statements["INSERT", "things"], statements["COMMIT", ""], statements["SELECT", "things"]) == (20, 20, 1)
+    assert any("SELECT" in collector.tree(probe) for probe in collector.named("GET /health/ready"))
     (waits,) = collector.values("db.client.connection.wait_time").values()
     assert waits > 21  # and those of the start
     assert "db.client.connection.timeouts" not in collector.metrics  # no database is not a busy pool
@@ -231,11 +235,17 @@ def test_counters_add_up(database_url: str, server_url: str, collector: Collecto
     assert {"process.cpu.time", "process.memory.usage"} <= collector.metrics.keys()
 
 
-def test_each_connection_of_the_pool_is_observed_once(database_url: str, collector: Collector) -> None:
+def test_each_connection_of_ours_is_observed_once_and_those_of_other_engines_work(
+    database_url: str, collector: Collector
+) -> None:
+    url = database_url.replace("postgresql:", "postgresql+asyncpg:")
+    engine = f"from sqlalchemy.ext.asyncio import create_async_engine; foreign = create_async_engine({url!r})"
     work = """await session.execute(text("SELECT 1 FROM things"))
-                async with database.session() as other:
-                    await other.execute(text("SELECT 2 FROM things"))"""
-    script(work, database_url, **exporting_to(collector)).check_returncode()
+                async with database.session() as other, foreign.connect() as connection:
+                    await other.execute(text("SELECT 2 FROM things"))
+                    await connection.execute(text("SELECT 3 FROM things"))
+                await foreign.dispose()"""
+    script(work, database_url, engine, **exporting_to(collector)).check_returncode()
     assert len(collector.named("SELECT things")) == 2
 
 
