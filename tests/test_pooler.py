@@ -27,6 +27,8 @@ DIRECT = {
     "a_role_without_time_limits_is_named": "changes the role, and PgBouncer keeps connections from before",
     "a_database_that_does_not_exist_is_not_waited_for": "PgBouncer answers in place of the server, always with 08P01",
     "a_server_with_no_room_is_waited_for": "the same",
+    "a_database_that_is_gone_is_an_error_of_sqlalchemy": "the same",
+    "a_pool_that_is_too_large_is_named_at_start_up": "behind a pooler start-up looks at the time limits of the role",
     "what_a_migration_runs_outside_of_a_transaction_has_no_time_limit": "a pooler refuses the parameter",
     "a_setting_does_not_stay_for_the_next_request": "a plain SET stays on PgBouncer's own connection: write SET LOCAL",
     "a_column_that_a_migration_changes_under_a_running_service": "needs prepared statements, and there are none",

@@ -35,7 +35,7 @@ async def test_a_pool_that_is_larger_than_the_server_is_named_with_both_numbers(
     assert "there is room for" in line
 
 
-async def test_the_start_up_checks_it(settings: Settings) -> None:
+async def test_a_pool_that_is_too_large_is_named_at_start_up(settings: Settings) -> None:
     large = settings.model_copy(update={"database": replace(settings.database, pool_size=100_000)})
     with capture_logs() as lines:
         async with open_database(large):
