@@ -11,6 +11,7 @@ from typing import Final
 PACKAGES: Final = {
     "patroni": "/usr/bin/patroni",
     "postgresql-15": "/usr/lib/postgresql/15/bin/postgres",
+    "python3-etcd": "/usr/lib/python3/dist-packages/etcd/__init__.py",
     "etcd-server": "/usr/bin/etcd",
     "haproxy": "/usr/sbin/haproxy",
     "pgbouncer": "/usr/sbin/pgbouncer",
