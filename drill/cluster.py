@@ -176,8 +176,8 @@ class Cluster:
             "scope": "drill",
             "name": name,
             "restapi": {"listen": f"127.0.0.1:{rest_port}"},
-            # Not etcd3: before 3.0.3, a primary that was frozen may overwrite the lock of its successor by that protocol,
-            # and what the successor has acknowledged is lost.
+            # Not etcd3: by that protocol, before version 3.0.3, a primary that was frozen may overwrite the lock of its
+            # successor, and what the successor has acknowledged is lost.
             "etcd": {"hosts": [f"127.0.0.1:{etcd}"]},
             "bootstrap": {
                 "dcs": _PATRONI,
