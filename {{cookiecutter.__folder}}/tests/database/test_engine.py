@@ -15,12 +15,32 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database.engine import create_database_engine
 from app.database.failures import DatabaseUnavailable, is_unavailable, sqlstate
 from tests.example import Thing
+from tests.network import Network
 
 
 async def test_a_peer_that_says_nothing_is_given_up_after_the_connect_timeout(silent_server: str) -> None:
     engine = create_database_engine(silent_server, connect_timeout=0.1)
     with pytest.raises(DatabaseUnavailable, match="cannot reach PostgreSQL at 127.0.0.1"):
         await engine.connect()
+
+
+async def test_the_connect_timeout_of_the_url_wins(silent_server: str) -> None:
+    engine = create_database_engine(f"{silent_server}?connect_timeout=1", connect_timeout=60)
+    async with asyncio.timeout(5):
+        with pytest.raises(DatabaseUnavailable):
+            await engine.connect()
+    await engine.dispose()
+
+
+async def test_a_statement_that_a_silent_server_does_not_answer_is_given_up_by_the_driver(network: Network) -> None:
+    """The server's own limit cannot help then."""
+    engine = create_database_engine(network.url, statement_timeout=0.1)
+    async with asyncio.timeout(10), engine.connect() as connection:
+        network.is_silent = True
+        with pytest.raises(DatabaseUnavailable, match="did not answer in time"):
+            await connection.execute(text("SELECT 1"))
+    network.is_silent = False
+    await engine.dispose()
 
 
 async def test_a_slow_statement_is_cut_by_the_server(database_url: str) -> None:
