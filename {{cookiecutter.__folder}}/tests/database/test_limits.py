@@ -35,6 +35,11 @@ async def test_a_pool_that_is_larger_than_the_server_is_named_with_both_numbers(
     assert "there is room for" in line
 
 
+async def test_a_server_that_cannot_be_asked_is_no_error() -> None:
+    engine = create_database_engine("postgresql://127.0.0.1:1/orders")
+    assert await warnings(engine) == []
+
+
 async def test_a_pool_that_is_too_large_is_named_at_start_up(settings: Settings) -> None:
     large = settings.model_copy(update={"database": replace(settings.database, pool_size=100_000)})
     with capture_logs() as lines:
