@@ -76,7 +76,7 @@ def _sizes(project: Project, seconds: int, advance: Callable[[], Any]) -> tuple[
 def _cursor_after(project: Project, row: int) -> str:
     """Return the cursor of the page after a row, as the baked project makes it."""
     (found,) = project.sql(f"SELECT id FROM users WHERE deleted_at IS NULL ORDER BY id OFFSET {row - 1} LIMIT 1")
-    make = "import sys; from uuid import UUID; from app.pages import make_cursor; print(make_cursor(UUID(sys.argv[1])))"
+    make = "import sys, uuid; from app.pagination import make_cursor; print(make_cursor(uuid.UUID(sys.argv[1])))"
     command = [str(project.programs / "python"), "-c", make, str(found["id"])]
     return subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -202,13 +202,13 @@ def test_a_commit_is_formatted_by_the_projects_own_tools(project: Path, tmp_path
     run("pre-commit", "install", cwd=new, **env)
     git("add", "--all")
     git("commit", "--quiet", "--message=As baked")
-    about = new / "app" / "about.py"
-    clean = about.read_text()
-    about.write_text(clean.replace('"""\n', '"""\nimport os\n', 1) + "X = {  }\n")
+    metadata = new / "app" / "metadata.py"
+    clean = metadata.read_text()
+    metadata.write_text(clean.replace('"""\n', '"""\nimport os\n', 1) + "X = {  }\n")
     git("add", "--all")
     refused = git("commit", "--message=Untidy", check=False)
     assert refused.returncode == 1
-    assert about.read_text() == clean + "X = {}\n"
+    assert metadata.read_text() == clean + "X = {}\n"
     git("add", "--all")
     git("commit", "--quiet", "--message=Tidy")
 

@@ -45,7 +45,7 @@ def project_behind_pooler(project: Path, tmp_path_factory: pytest.TempPathFactor
     copy = tmp_path_factory.mktemp("pooled") / "project"
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns(".venv", ".postgres", ".env", "__pycache__"))
     (copy / ".venv").symlink_to(project / ".venv")
-    options = copy / "app" / "database" / "options.py"
+    options = copy / "app" / "database" / "internal" / "options.py"
     default = 'pooler: Literal["none", "pgbouncer"] = '
     assert f'{default}"none"' in options.read_text()
     options.write_text(options.read_text().replace(f'{default}"none"', f'{default}"pgbouncer"'))

@@ -10,7 +10,7 @@ FEATURE = {
     "__init__": '"""Orders."""',
     "models": "from app.database.base import Base\nfrom app.users.models import User",
     "schemas": "from pydantic import BaseModel",
-    "repository": "from app.orders import models, schemas\nfrom app.database.statements import fetch",
+    "repository": "from app.orders import models, schemas\nfrom app.database.internal.statements import fetch",
     "dependencies": "from fastapi import Depends\nfrom app.orders import repository",
     "routes": "from fastapi import APIRouter\nfrom app.orders import dependencies, repository, schemas",
 }
@@ -48,7 +48,7 @@ def test_a_feature_in_good_order_breaks_no_rule(fresh: Path) -> None:
         ("problems", "import app.orders.repository", "A feature keeps"),
         ("orders/repository", "import app.orders.routes", "Inside a feature"),
         ("orders/schemas", "import app.orders.models", "Schemas know no database"),
-        ("orders/schemas", "import app.database.failures", "Schemas know no database"),
+        ("orders/schemas", "import app.database.errors", "Schemas know no database"),
         ("orders/schemas", "import sqlalchemy", "Schemas know no database"),
         ("orders/models", "import app.orders.schemas", "Models know the declarative base"),
         ("orders/models", "import app.database.session", "Models know the declarative base"),

@@ -79,7 +79,7 @@ def change(path: Path, before: str, after: str) -> None:
 def learn(baked: Path) -> None:
     """Make the changes of version 0.2.0 in the template's folder that is baked."""
     (baked / "app" / "learnt.py").write_text('"""New in 0.2.0."""\n')
-    (baked / "app" / "about.py").unlink()
+    (baked / "app" / "metadata.py").unlink()
     (baked / "app" / "errors.py").rename(baked / "app" / "faults.py")
     (baked / "app" / "scripts" / "learnt.py").write_text('"""New in 0.2.0."""\n')
     change(baked / "pyproject.toml", "\ndependencies = [\n", '\ndependencies = [\n    "aiocache>=1",\n')
@@ -150,7 +150,7 @@ def test_an_update_brings_what_the_template_learnt_and_keeps_what_is_the_users(t
 
     assert "Learnt in 0.2.0" in (app / "main.py").read_text()
     assert (app / "learnt.py").exists()
-    assert not (app / "about.py").exists()
+    assert not (app / "metadata.py").exists()
     assert "Learnt in 0.2.0" in (team.project / "Dockerfile").read_text()
 
     routes = (app / "users" / "routes.py").read_text()
@@ -213,11 +213,11 @@ def test_a_conflict_is_a_rej_file_where_git_never_saw_what_was_baked(team: Team)
 
 
 def test_a_file_that_the_template_dropped_and_its_user_changed_is_kept_and_named(team: Team) -> None:
-    change(team.project / "app" / "about.py", '"""', '"""Ours: ')
+    change(team.project / "app" / "metadata.py", '"""', '"""Ours: ')
     team.commit()
     printed = team.run(UPDATE)
-    assert "error: app/about.py: patch does not apply" in printed
-    assert '"""Ours: ' in (team.project / "app" / "about.py").read_text()
+    assert "error: app/metadata.py: patch does not apply" in printed
+    assert '"""Ours: ' in (team.project / "app" / "metadata.py").read_text()
     assert (team.project / "app" / "learnt.py").exists(), "the rest of the update is there"
 
 

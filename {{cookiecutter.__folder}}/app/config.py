@@ -6,8 +6,8 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, Validat
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.auth.options import AuthOptions
-from app.database.options import EngineOptions
-from app.database.url import parse_database_url
+from app.database.internal.options import EngineOptions
+from app.database.internal.url import parse_database_url
 
 __all__ = ["ServiceSettings", "Settings", "SettingsError", "load_settings"]
 

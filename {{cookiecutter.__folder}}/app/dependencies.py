@@ -12,9 +12,9 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
+from app.database.internal.transaction import LateCommitError
 from app.database.reader import Reader
 from app.database.session import DatabaseSessionDependency, db_session_dependency
-from app.database.transaction import LateCommitError
 
 __all__ = ["DbFallbackReader", "DbReader", "DbReplicaReader", "DbSession", "refuse_late_commits"]
 

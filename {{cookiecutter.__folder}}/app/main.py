@@ -10,15 +10,15 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.about import DESCRIPTION, NAME, VERSION
 from app.auth.dependencies import open_auth
 from app.config import ServiceSettings, SettingsError, load_settings
+from app.database.internal.transaction import LateCommitError
 from app.database.probe import DatabaseNotReady
 from app.database.session import db_session_dependency
-from app.database.transaction import LateCommitError
 from app.dependencies import refuse_late_commits
 from app.docs import install_docs
 from app.logging import configure_logging
+from app.metadata import DESCRIPTION, NAME, VERSION
 from app.middleware import RequestMiddleware
 from app.problems import install_problems
 from app.startup import open_database

@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.database.transaction import watch_sessions
+from app.database.internal.transaction import watch_sessions
 from app.problems import problem
 
 __all__ = ["RequestMiddleware"]

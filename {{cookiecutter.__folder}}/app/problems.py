@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from app.database.failures import DatabaseUnavailable, describe, is_refused, is_unavailable, sqlstate
+from app.database.errors import DatabaseUnavailable, describe, is_refused, is_unavailable, sqlstate
 from app.errors import Busy, Conflict, DomainError, NotFound, Unprocessable
 from app.instruments import UNAVAILABLE
 

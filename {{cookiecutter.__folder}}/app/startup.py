@@ -8,13 +8,13 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings, SettingsError
-from app.database.failures import DatabaseUnavailable, describe, is_unavailable
-from app.database.fallback import Server
-from app.database.limits import warn_of_limits
+from app.database.errors import DatabaseUnavailable, describe, is_unavailable
+from app.database.internal.connection_limits import warn_of_limits
+from app.database.internal.revision import check_revision
+from app.database.internal.url import needs_password
 from app.database.probe import DatabaseNotReady, wait_for_database
-from app.database.revision import check_revision
+from app.database.replicas import Server
 from app.database.session import DatabaseSessionDependency
-from app.database.url import needs_password
 from app.instruments import STARTS, span
 from app.telemetry import telemetry
 

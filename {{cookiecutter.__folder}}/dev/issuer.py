@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dotenv import dotenv_values
 from jwt.algorithms import ECAlgorithm
 
-from app.about import NAME
+from app.metadata import NAME
 
 __all__ = ["Issuer"]
 

@@ -19,8 +19,8 @@ from typing import Final
 import click
 from dotenv import dotenv_values
 
-from app.about import NAME
-from app.database.url import parse_database_url
+from app.database.internal.url import parse_database_url
+from app.metadata import NAME
 from dev.cluster import Cluster, cluster_in_use
 from dev.databases import ensure_database, environment_without_settings, scratch_database, scratch_server
 from dev.programs import PostgresError, program

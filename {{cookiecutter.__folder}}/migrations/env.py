@@ -17,15 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema
 
 import app
-from app.about import NAME
 from app.config import Settings, load_settings
 from app.database.base import Base
 from app.database.engine import create_database_engine
-from app.database.options import EngineOptions
+from app.database.internal.options import EngineOptions
+from app.database.internal.revision import Schema, compare_schema
 from app.database.probe import DatabaseNotReady, wait_for_database
-from app.database.revision import Schema, compare_schema
 from app.instruments import span
 from app.logging import configure_logging
+from app.metadata import NAME
 from app.startup import errors_as_one_line
 from app.telemetry import telemetry
 

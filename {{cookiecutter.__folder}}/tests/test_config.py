@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.config import Settings, SettingsError, load_settings
-from app.database.options import EngineOptions
+from app.database.internal.options import EngineOptions
 from tests.commands import environment
 
 URL = "postgresql://ada@db.example:5432/orders"

@@ -14,11 +14,11 @@ from fastapi import Depends, FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import Message
 
-from app.about import VERSION
 from app.config import ServiceSettings
+from app.database.internal.transaction import LateCommitError
 from app.database.session import db_session_dependency
-from app.database.transaction import LateCommitError
 from app.main import create_app
+from app.metadata import VERSION
 from tests.commands import PROJECT, environment, run
 
 LATE = Depends(db_session_dependency)

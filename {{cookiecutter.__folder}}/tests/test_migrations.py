@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy.dialects import postgresql
 
 import app.main  # noqa: F401  # brings all models
-from app.about import NAME
 from app.database.base import Base
+from app.metadata import NAME
 from tests.commands import PROJECT, database_name, environment, newest_revision, run
 
 TABLES = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information)' ORDER BY 1"
@@ -80,7 +80,7 @@ def with_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
         (tmp_path / "migrations" / "versions" / "newest.py").write_text(
             f"from alembic import op\nrevision = 'newest'\ndown_revision = {newest_revision()!r}\n\n{upgrade}"
         )
-        monkeypatch.setattr("app.database.revision.PROJECT_FILE", tmp_path / "pyproject.toml")
+        monkeypatch.setattr("app.database.internal.revision.PROJECT_FILE", tmp_path / "pyproject.toml")
         return ["-c", str(tmp_path / "pyproject.toml")]
 
     return write

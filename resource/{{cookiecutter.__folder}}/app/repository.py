@@ -16,7 +16,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.database.base import Base, uuid7
 from app.database.reader import Reader
-from app.database.statements import fetch
+from app.database.internal.statements import fetch
 from app.errors import NotFound
 from app.{{ cookiecutter.plural }}.models import {{ cookiecutter.__class }}
 from app.{{ cookiecutter.plural }}.schemas import {{ cookiecutter.__class }}Changes

@@ -9,7 +9,7 @@ from app.auth.dependencies import requires
 from app.database.retry import run_transaction
 from app.dependencies import DbFallbackReader, DbReplicaReader, DbSession
 from app.idempotency.dependencies import once
-from app.pages import Cursor, Limit, make_cursor
+from app.pagination import Cursor, Limit, make_cursor
 from app.problems import problem_responses
 from app.{{ cookiecutter.plural }} import repository
 from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out, {{ cookiecutter.__class }}Page

@@ -16,8 +16,7 @@ from sqlalchemy.exc import DisconnectionError, InvalidRequestError, PendingRollb
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from app.about import NAME
-from app.database.failures import (
+from app.database.errors import (
     READ_ONLY,
     DatabaseUnavailable,
     cannot_connect_now,
@@ -25,20 +24,17 @@ from app.database.failures import (
     has_outdated_plan,
     sqlstate,
 )
-from app.database.options import EngineOptions
-from app.database.url import DatabaseUrl, parse_database_url
+from app.database.internal.options import IDLE_IN_TRANSACTION, EngineOptions
+from app.database.internal.url import DatabaseUrl, parse_database_url
+from app.metadata import NAME
 
-__all__ = ["IDLE_IN_TRANSACTION", "create_database_engine"]
+__all__ = ["create_database_engine"]
 
 _DRIVER_GRACE: Final = 1.0
 """Extra seconds before the driver times out: the server's own error says more."""
 
 _SILENT: Final = 10.0
 """Seconds for which a host that did not answer in time is tried after the others."""
-
-IDLE_IN_TRANSACTION: Final = "60s"
-"""Time after which the server ends an idle transaction: its locks would block others."""
-
 
 _STARTS_WITH = r"(?is)(\s|;|--[^\n]*|/\*.*?\*/)*"
 _ENDS_TRANSACTION = re.compile(_STARTS_WITH + r"(COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!.*\bTO\b))\b")
@@ -100,11 +96,11 @@ def create_database_engine(
     Parameters
     ----------
     url, password
-        See `app.database.url.parse_database_url`.
+        See `app.database.internal.url.parse_database_url`.
     connect_args
         Additional arguments of ``asyncpg.connect``. They take precedence over the ones set here.
     options
-        Fields of `app.database.options.EngineOptions`, such as ``pool_size=5``.
+        Fields of `app.database.internal.options.EngineOptions`, such as ``pool_size=5``.
 
     Raises
     ------
@@ -144,7 +140,7 @@ def create_database_engine(
         arguments["password"] = target.password
 
     engine = create_async_engine(
-        "postgresql+asyncpg://",  # asyncpg reads the address: see app.database.url, and `connect` below
+        "postgresql+asyncpg://",  # asyncpg reads the address: see app.database.internal.url, and `connect` below
         connect_args=arguments,
         isolation_level=chosen.isolation_level,
         execution_options={"schema_translate_map": {None: chosen.schema}} if chosen.schema else {},

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database.failures import DatabaseUnavailable, describe, is_unavailable, sqlstate
+from app.database.errors import DatabaseUnavailable, describe, is_unavailable, sqlstate
 
 __all__ = ["DatabaseNotReady", "probe", "wait_for_database"]
 

@@ -11,7 +11,7 @@ from sqlalchemy.sql.selectable import ForUpdateArg, TextualSelect
 from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.util import greenlet_spawn
 
-from app.database.statements import Statements
+from app.database.internal.statements import Statements
 
 __all__ = ["Reader", "ReaderCannotWriteError"]
 
@@ -62,7 +62,7 @@ class Reader:
             If the statement is not a select, has an INSERT, UPDATE, DELETE or textual statement in it, or locks rows.
             Functions that write, and fragments of SQL inside the select, are not detected.
         DBAPIError, DatabaseUnavailable
-            If the statement fails; see `app.database.failures`.
+            If the statement fails; see `app.database.errors`.
         """
         return await self.rows(statement, parameters)
 
@@ -89,7 +89,7 @@ class Reader:
         statement: Select[*Ts],
         parameters: dict[str, Any],
         *,
-        single: bool = False,  # for `app.database.fallback`
+        single: bool = False,  # for `app.database.replicas`
     ) -> Sequence[Row[*Ts]]:
         """Return all rows: what `all`, `one_or_none` and `scalar` have in common.
 

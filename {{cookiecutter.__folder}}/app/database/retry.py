@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database.failures import is_conflict, sqlstate
+from app.database.errors import is_conflict, sqlstate
 from app.database.session import DatabaseSessionDependency, db_session_dependency
 from app.instruments import RETRIES, span
 

@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from app.database.engine import create_database_engine
-from app.database.fallback import Readers, Server, create_readers
+from app.database.internal.transaction import SessionBlock, commit_and_close, refuse_autocommit, refuse_uncommitted_work
 from app.database.probe import probe
 from app.database.reader import Reader
-from app.database.transaction import SessionBlock, commit_and_close, refuse_autocommit, refuse_uncommitted_work
+from app.database.replicas import Readers, Server, create_readers
 
 __all__ = ["DatabaseSessionDependency", "create_async_session", "db_session_dependency"]
 

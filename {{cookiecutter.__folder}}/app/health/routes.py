@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from app.database.failures import describe
+from app.database.errors import describe
 from app.database.session import db_session_dependency
 from app.instruments import READINESS
 from app.problems import problem, problem_responses

@@ -9,13 +9,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.about import NAME
 from app.database.base import Base
-from app.database.failures import is_conflict
+from app.database.errors import is_conflict
+from app.database.internal.statements import fetch
 from app.database.reader import Reader
-from app.database.statements import fetch
 from app.errors import Busy, Unprocessable
 from app.idempotency.models import IdempotencyKey
+from app.metadata import NAME
 
 __all__ = ["AnswerRow", "CallersKey", "KeyInUse", "KeyReused", "claim", "count_purgeable", "keep", "purge_keys"]
 

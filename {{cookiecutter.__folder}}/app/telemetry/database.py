@@ -1,7 +1,7 @@
 """Spans and metrics of the connection pool and of each statement, by OpenTelemetry's conventions for databases.
 
-SQLAlchemy's engine events see only some statements: see `app.database.statements`. The driver's connection sees all of
-them, including BEGIN and COMMIT.
+SQLAlchemy's engine events do not see the statements that `app.database.internal.statements` runs. The driver's
+connection sees all of them, including BEGIN and COMMIT.
 """
 
 import re
@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
-from app.database.failures import is_conflict, sqlstate
+from app.database.errors import is_conflict, sqlstate
 from app.instruments import TRANSACTIONS
 
 __all__ = ["observe"]

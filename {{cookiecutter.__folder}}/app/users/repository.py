@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.database.base import Base, uuid7
-from app.database.failures import constraint_name
+from app.database.errors import constraint_name
+from app.database.internal.statements import fetch
 from app.database.reader import Reader
-from app.database.statements import fetch
 from app.errors import Conflict, NotFound
 from app.users.models import EMAIL_UNIQUE, User
 from app.users.schemas import UserChanges

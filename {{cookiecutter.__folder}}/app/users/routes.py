@@ -9,7 +9,7 @@ from app.auth.dependencies import requires
 from app.database.retry import run_transaction
 from app.dependencies import DbFallbackReader, DbReplicaReader, DbSession
 from app.idempotency.dependencies import once
-from app.pages import Cursor, Limit, make_cursor
+from app.pagination import Cursor, Limit, make_cursor
 from app.problems import problem_responses
 from app.users import repository
 from app.users.schemas import NewUser, UserChanges, UserOut, UserPage

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.engine import create_database_engine
-from app.database.failures import DatabaseUnavailable, is_unavailable, sqlstate
+from app.database.errors import DatabaseUnavailable, is_unavailable, sqlstate
 from tests.example import Thing
 from tests.network import Network
 

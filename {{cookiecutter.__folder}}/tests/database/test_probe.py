@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 
 from app.database.base import Base
 from app.database.engine import create_database_engine
+from app.database.internal.revision import Schema, check_revision, compare_schema
 from app.database.probe import DatabaseNotReady, probe, wait_for_database
-from app.database.revision import Schema, check_revision, compare_schema
 from tests.commands import PROJECT, database_name, newest_revision
 from tests.network import Network
 
@@ -206,7 +206,7 @@ async def test_two_branches_that_a_merge_will_join_are_behind_and_not_diverged(
     newest = newest_revision()
     for revision, down in (("aaaa", newest), ("bbbb", newest), ("cccc", ("aaaa", "bbbb"))):
         (versions / f"{revision}.py").write_text(f"revision = {revision!r}\ndown_revision = {down!r}\n")
-    monkeypatch.setattr("app.database.revision.PROJECT_FILE", tmp_path / "pyproject.toml")
+    monkeypatch.setattr("app.database.internal.revision.PROJECT_FILE", tmp_path / "pyproject.toml")
     await session.execute(text("DELETE FROM alembic_version"))
     await session.execute(text("INSERT INTO alembic_version VALUES ('aaaa'), ('bbbb')"))
     await session.commit()

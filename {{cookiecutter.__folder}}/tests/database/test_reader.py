@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.config import Settings
-from app.database.failures import is_refused
+from app.database.errors import is_refused
 from app.database.reader import Reader, ReaderCannotWriteError
 from app.dependencies import DbReader, DbSession
 from app.startup import open_database

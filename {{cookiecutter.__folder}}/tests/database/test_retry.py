@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from structlog.testing import capture_logs
 
-from app.database.failures import sqlstate
+from app.database.errors import sqlstate
 from app.database.retry import run_transaction
 from app.database.session import DatabaseSessionDependency
 from tests.example import Thing

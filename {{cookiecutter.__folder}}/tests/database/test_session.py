@@ -15,9 +15,9 @@ from sqlalchemy.pool import QueuePool
 
 from app.config import ServiceSettings, Settings
 from app.database.engine import create_database_engine
+from app.database.internal.transaction import UncommittedWorkError
 from app.database.retry import run_transaction
 from app.database.session import DatabaseSessionDependency, create_async_session, db_session_dependency
-from app.database.transaction import UncommittedWorkError
 from app.dependencies import DbSession
 from app.startup import open_database
 from tests.example import Thing

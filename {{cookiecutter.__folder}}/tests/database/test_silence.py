@@ -10,9 +10,9 @@ from sqlalchemy import Select, case, func, literal_column, select
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from app.database.failures import DatabaseUnavailable
-from app.database.fallback import Server
+from app.database.errors import DatabaseUnavailable
 from app.database.reader import Reader
+from app.database.replicas import Server
 from app.database.session import DatabaseSessionDependency
 from tests.network import Network
 
@@ -36,8 +36,8 @@ async def watched(
 ) -> AsyncIterator[Watched]:
     """Two servers. The one of the setting has answered through the network, and is pinged often."""
     monkeypatch.setattr("app.database.session._PING", 0.1)
-    monkeypatch.setattr("app.database.fallback._PAUSE", 0.05)
-    monkeypatch.setattr("app.database.fallback._CLOSE", 0.2)
+    monkeypatch.setattr("app.database.replicas._PAUSE", 0.05)
+    monkeypatch.setattr("app.database.replicas._CLOSE", 0.2)
     database = DatabaseSessionDependency()
     urls = [network.url, replica_url] if request.param == "DATABASE_URL" else [replica_url, network.url]
     await database.initialize(urls[0], replica_url=urls[1], connect_timeout=0.2)
@@ -111,7 +111,7 @@ async def test_a_read_that_fails_on_a_server_that_answers_goes_to_the_other_and_
 async def test_a_server_that_is_away_is_pinged_with_pauses(
     watched: Watched, network: Network, lines: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.database.fallback._PAUSE", 60)
+    monkeypatch.setattr("app.database.replicas._PAUSE", 60)
     network.silence_connections()
     network.is_refused = True
     await watched.reader.scalar(WHERE)

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
-from app.database.options import EngineOptions
+from app.database.internal.options import EngineOptions
 from app.idempotency import repository
 from app.idempotency.models import IdempotencyKey
 from app.startup import open_database

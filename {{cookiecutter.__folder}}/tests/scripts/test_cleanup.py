@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from structlog.testing import capture_logs
 
 from app.config import Settings
-from app.database.options import IsolationLevel
+from app.database.internal.options import IsolationLevel
 from app.scripts.cleanup import cleanup, main
 from app.users.models import User
 from tests.commands import environment, run

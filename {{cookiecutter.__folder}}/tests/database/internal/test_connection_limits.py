@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from app.config import Settings
 from app.database.engine import create_database_engine
-from app.database.limits import warn_of_limits
-from app.database.options import EngineOptions
+from app.database.internal.connection_limits import warn_of_limits
+from app.database.internal.options import EngineOptions
 from app.startup import open_database
 from tests.commands import database_name
 

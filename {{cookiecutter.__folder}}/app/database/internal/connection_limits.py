@@ -8,9 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database.engine import IDLE_IN_TRANSACTION
-from app.database.failures import DatabaseUnavailable
-from app.database.options import EngineOptions
+from app.database.errors import DatabaseUnavailable
+from app.database.internal.options import IDLE_IN_TRANSACTION, EngineOptions
 
 __all__ = ["warn_of_limits"]
 

@@ -47,10 +47,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.config import Settings
 from app.database.engine import create_database_engine
-from app.database.failures import is_conflict, sqlstate
+from app.database.errors import is_conflict, sqlstate
+from app.database.internal.statements import Statements, fetch
 from app.database.reader import Reader
 from app.database.session import create_async_session
-from app.database.statements import Statements, fetch
 from app.startup import open_database
 from tests.example import Thing
 

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from app.pages import Cursor, make_cursor
+from app.pagination import Cursor, make_cursor
 
 _cursor = TypeAdapter[UUID | None](Cursor)
 

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from app.config import Settings
 from app.database.engine import create_database_engine
-from app.database.failures import DatabaseUnavailable, sqlstate
+from app.database.errors import DatabaseUnavailable, sqlstate
 from app.database.session import DatabaseSessionDependency
 from app.dependencies import DbFallbackReader, DbReader, DbReplicaReader
 from app.startup import open_database

@@ -9,11 +9,11 @@ from sqlalchemy import Column, MetaData, String, Table, false, select
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.about import PROJECT_FILE
 from app.database.base import Base
-from app.database.failures import DatabaseUnavailable, describe, sqlstate
+from app.database.errors import DatabaseUnavailable, describe, sqlstate
 from app.database.probe import DatabaseNotReady
 from app.instruments import SCHEMA
+from app.metadata import PROJECT_FILE
 
 __all__ = ["Schema", "check_revision", "compare_schema"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.database.url import DatabaseUrlError, parse_database_url
+from app.database.internal.url import DatabaseUrlError, parse_database_url
 
 
 @pytest.mark.parametrize(

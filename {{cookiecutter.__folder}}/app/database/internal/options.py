@@ -1,11 +1,14 @@
 """Options of the engine. Each is also a setting of the service: ``DATABASE_`` and its name in capitals."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-__all__ = ["EngineOptions", "IsolationLevel"]
+__all__ = ["IDLE_IN_TRANSACTION", "EngineOptions", "IsolationLevel"]
+
+IDLE_IN_TRANSACTION: Final = "60s"
+"""Time after which the server ends an idle transaction: its locks would block others."""
 
 IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 

@@ -12,7 +12,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.database.failures import DatabaseUnavailable, another_may_answer, describe
+from app.database.errors import DatabaseUnavailable, another_may_answer, describe
 from app.database.reader import Reader, Ts
 
 __all__ = ["FallbackReader", "Readers", "Server", "create_readers"]
