@@ -20,6 +20,18 @@ Bake = Callable[..., Path]
 HARD_FOLDER = 'it\'s a "folder" (ünï)'
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, and keep together what shares a fixture of its module.
+
+    Each worker of the run has its own `project`, with its own server: a test may stop it.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        shared = item._fixtureinfo.name2fixturedefs.values()
+        if any(fixtures[-1].scope == "module" for fixtures in shared):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture
 def bake(tmp_path: Path) -> Bake:
     """Bake the template with the default answers, except those that are passed."""
@@ -70,11 +82,10 @@ def path_without_uv(tmp_path: Path) -> str:
     """A PATH with all programs of this machine, but for uv."""
     folder = tmp_path / "all-but-uv"
     folder.mkdir()
-    for program in (
-        path for place in environment()["PATH"].split(os.pathsep) for path in sorted(Path(place).glob("*"))
-    ):
-        if program.name not in {"uv", "uvx"} and not (folder / program.name).is_symlink():
-            (folder / program.name).symlink_to(program)
+    for place in environment()["PATH"].split(os.pathsep):
+        for found in Path(place).glob("*"):
+            if found.name not in {"uv", "uvx"} and not (folder / found.name).is_symlink():
+                (folder / found.name).symlink_to(found)
     return str(folder)
 
 
