@@ -48,6 +48,13 @@ def environment(**env: str) -> dict[str, str]:
     )
 
 
+def copy_template(folder: Path) -> Path:
+    """Copy what a clone of the template has, including uncommitted changes."""
+    ignored = [line.rstrip("/") for line in (TEMPLATE / ".gitignore").read_text().splitlines()]
+    shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns(".git", *ignored))
+    return folder
+
+
 def run(
     *command: str, cwd: Path, timeout: float = 120, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
