@@ -269,9 +269,7 @@ async def test_a_background_task_that_writes_says_so(
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_a_message_of_a_web_socket_is_sent_after_the_commit_or_not_at_all(
-    app: FastAPI, inside: bool
-) -> None:
+def test_a_message_of_a_web_socket_is_sent_after_the_commit_or_not_at_all(app: FastAPI, inside: bool) -> None:
     """A session around the work of one message; the answer after its block."""
 
     @app.websocket("/socket")
