@@ -142,18 +142,31 @@ class DatabaseSessionDependency:
         async with self.session() as session:
             yield session
 
-    def session(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Open a session. Leaving the block ends its transaction, in requests and elsewhere."""
-        return self._block(commit_and_close if self._manage_transactions else refuse_uncommitted_work)
+    def session(self, *, after_response: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
+        """Open a session. Leaving the block ends its transaction, in requests and elsewhere.
 
-    def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Open a session that is one transaction, even if sessions are unmanaged."""
-        return self._block(commit_and_close)
+        Parameters
+        ----------
+        after_response
+            Whether the commit may come after the response has begun: in the body of a stream, in a background task.
+            The client has its 2xx by then, whether the commit succeeds or not. Outside requests it has no effect.
 
-    def _block(self, end: Callable[[Session], None]) -> SessionBlock:
+        Raises
+        ------
+        LateCommitError
+            On entering the block, if the response has begun and `after_response` is false.
+        """
+        end = commit_and_close if self._manage_transactions else refuse_uncommitted_work
+        return self._block(end, after_response)
+
+    def transaction(self, *, after_response: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
+        """Open a session that is one transaction, even if sessions are unmanaged. See `session`."""
+        return self._block(commit_and_close, after_response)
+
+    def _block(self, end: Callable[[Session], None], after_response: bool) -> SessionBlock:
         if self._sessions is None:
             raise _not_initialized()
-        return SessionBlock(self._sessions(), end)
+        return SessionBlock(self._sessions(), end, after_response=after_response)
 
     async def ping(self) -> None:
         """Query the servers, outside their pools, until one answers. Raises DBAPIError or DatabaseUnavailable."""
