@@ -188,6 +188,7 @@ def test_the_template_pins_the_actions_that_it_hands_out(bakes: Bakes) -> None:
         assert pins(path) <= ours
 
 
+@pytest.mark.needs("git")
 def test_a_commit_is_formatted_by_the_projects_own_tools(project: Path, tmp_path: Path) -> None:
     new = bake(tmp_path)
     (new / ".venv").symlink_to(project / ".venv")

@@ -18,7 +18,10 @@ __all__ = ["Cluster", "cluster_in_use", "temporary_cluster"]
 
 _PROJECT: Final = Path(__file__).resolve().parent.parent
 _READY: Final = b"ready\n"
-_QUICK: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
+_QUICK: Final = (
+    *("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200"),
+    *("autovacuum=off", "max_wal_size=4GB"),
+)
 """Settings of a temporary server: its data need not survive a crash of the machine."""
 
 

