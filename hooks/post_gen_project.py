@@ -17,6 +17,7 @@ OPTIONAL = {
     "compose.yaml": DEPLOYMENT != "none",
     "deploy": DEPLOYMENT != "none",
     **{f"deploy/{name}.yaml": DEPLOYMENT == "kubernetes" for name in ("cleanup", "config", "migrate", "service")},
+    "dev/issuer.py": AUTH == "oidc",
 }
 
 # Folders with the files of one answer, and whether it was given.

@@ -13,7 +13,7 @@ import pytest
 from commands import TEMPLATE, environment
 
 BEGIN, UPDATE, RECORD, LINK, ANSWER = re.findall(
-    r"```sh\n(.*?)```", (TEMPLATE / "docs" / "guides" / "updating.md").read_text(), re.DOTALL
+    r"```sh\n(.*?)```", (TEMPLATE / "docs" / "guides" / "updating-with-cruft.md").read_text(), re.DOTALL
 )
 """The steps of the guide, as they stand there."""
 
