@@ -1,18 +1,23 @@
-"""The page ``/docs``: Swagger UI, with scripts that the service itself serves."""
+"""Documentation of the routes: response headers, and the page ``/docs``, whose scripts the service itself serves."""
 
 import base64
 import hashlib
 import re
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
-__all__ = ["install_docs"]
+__all__ = ["header", "install_docs"]
 
 _FILES: Final = "docs/files"
+
+
+def header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of a header for a route's ``responses=``."""
+    return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
 
 
 def install_docs(app: FastAPI) -> None:
