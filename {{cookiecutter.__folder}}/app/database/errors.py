@@ -1,6 +1,7 @@
 """Classifies database errors by their SQLSTATE (appendix A of PostgreSQL's manual)."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -20,6 +21,7 @@ __all__ = [
     "is_refused",
     "is_unavailable",
     "sqlstate",
+    "violates",
 ]
 
 _CANNOT_CONNECT_NOW: Final = "57P03"
@@ -87,6 +89,12 @@ def sqlstate(error: BaseException) -> str | None:
 def constraint_name(error: BaseException) -> str | None:
     """Return the name of the violated constraint, or None for other errors."""
     return next((name for link in _chain(error) if (name := getattr(link, "constraint_name", None))), None)
+
+
+def violates(error: BaseException, constraint: str) -> bool:
+    """Return whether an error is the violation of a constraint, or of a unique index, with this name."""
+    # Citus appends the number of the shard to the names in it. Numbers begin at 102008.
+    return re.fullmatch(re.escape(constraint) + r"(_\d{6,})?", constraint_name(error) or "") is not None
 
 
 def is_unavailable(error: BaseException) -> bool:

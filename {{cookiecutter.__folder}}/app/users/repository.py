@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.database.base import Base, uuid7
-from app.database.errors import constraint_name
+from app.database.errors import violates
 from app.database.internal.statements import fetch
 from app.database.reader import Reader
 from app.errors import Conflict, NotFound
@@ -78,7 +78,7 @@ class UserNotFound(NotFound):
 
 
 def _translated(error: IntegrityError) -> Exception:
-    return EmailTaken() if constraint_name(error) == EMAIL_UNIQUE else error
+    return EmailTaken() if violates(error, EMAIL_UNIQUE) else error
 
 
 async def create_user(session: AsyncSession, *, email: str, name: str) -> UserRow:
