@@ -15,6 +15,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, InvalidRequestError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.util import await_
 
 from app.database.errors import (
     READ_ONLY,
@@ -26,6 +27,7 @@ from app.database.errors import (
 )
 from app.database.internal.options import IDLE_IN_TRANSACTION, EngineOptions
 from app.database.internal.url import DatabaseUrl, parse_database_url
+from app.database.password import Password, PasswordSource, current_password
 from app.metadata import NAME
 
 __all__ = ["create_database_engine"]
@@ -86,7 +88,7 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
 
 def create_database_engine(
     url: str,
-    password: str | SecretStr | None = None,
+    password: Password | None = None,
     *,
     connect_args: Mapping[str, Any] | None = None,
     **options: Any,
@@ -95,8 +97,10 @@ def create_database_engine(
 
     Parameters
     ----------
-    url, password
+    url
         See `app.database.internal.url.parse_database_url`.
+    password
+        Password, if it is not in the URL; or a function, plain or async, that returns the one for each new connection.
     connect_args
         Additional arguments of ``asyncpg.connect``. They take precedence over the ones set here.
     options
@@ -112,7 +116,8 @@ def create_database_engine(
     chosen = EngineOptions(**options)
     if isinstance(password, SecretStr):
         password = password.get_secret_value()
-    target = parse_database_url(url, password)
+    source = password if callable(password) else None
+    target = parse_database_url(url, "" if callable(password) else password)
     arguments: dict[str, Any] = {
         "timeout": target.connect_timeout or chosen.connect_timeout,
         "connection_class": _HonestConnection,
@@ -136,7 +141,7 @@ def create_database_engine(
         **target.server_settings,
         **arguments.get("server_settings", {}),
     }
-    if target.password is not None:
+    if target.password is not None and source is None:
         arguments["password"] = target.password
 
     engine = create_async_engine(
@@ -153,11 +158,11 @@ def create_database_engine(
         # the value that broke it. Set this to False on your own machine while you debug.
         hide_parameters=True,
     )
-    _listen(engine, target)
+    _listen(engine, target, source)
     return engine
 
 
-def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
+def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | None) -> None:
     """Register event listeners that change defaults of the driver and the pool."""
     address = target.address
     # Each host has the whole connect timeout, as in libpq. asyncpg has one for all hosts, and a silent first host would
@@ -176,6 +181,8 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
     def connect(
         dialect: Dialect, record: ConnectionPoolEntry, cargs: tuple[Any, ...], cparams: dict[str, Any]
     ) -> DBAPIConnection:
+        if source is not None:
+            cparams = {**cparams, "password": await_(current_password(source, timeout=cparams["timeout"]))}
         for attempt in sorted(attempts, key=was_silent):
             try:
                 return dialect.connect(*cargs, **(attempt | cparams))

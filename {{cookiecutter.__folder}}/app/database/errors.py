@@ -12,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 __all__ = [
     "READ_ONLY",
     "DatabaseUnavailable",
+    "PasswordUnavailable",
     "another_may_answer",
     "cannot_connect_now",
     "constraint_name",
@@ -69,6 +70,10 @@ class DatabaseUnavailable(Exception):
 
     The engine raises it instead of the driver's ``OSError`` and ``TimeoutError``, which could come from any code.
     """
+
+
+class PasswordUnavailable(DatabaseUnavailable):
+    """The function that returns the password for a new connection has failed."""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
