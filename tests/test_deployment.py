@@ -89,7 +89,7 @@ def test_of_env_only_the_password_reaches_the_containers(bake: Any) -> None:
 
 
 def test_compose_migrates_a_healthy_database_and_then_serves_with_no_rights(deployed: Path) -> None:
-    resolved = compose(deployed, "config", "--format", "json", POSTGRES_PASSWORD_FILE="pw").stdout
+    resolved = compose(deployed, "config", "--format", "json", POSTGRES_PASSWORD_FILE="pw").stdout  # noqa: S106
     services = json.loads(resolved)["services"]
     waits = {
         name: {other: edge["condition"] for other, edge in service.get("depends_on", {}).items()}
@@ -177,7 +177,7 @@ def test_a_copy_has_left_the_rotation_before_its_signal_and_has_time_to_end(
     graceful = int(arguments[arguments.index("--timeout-graceful-shutdown") + 1])
     assert pause >= 5
     assert pause + graceful < pod["spec"]["terminationGracePeriodSeconds"]
-    resolved = compose(deployed, "config", "--format", "json", POSTGRES_PASSWORD_FILE="pw").stdout
+    resolved = compose(deployed, "config", "--format", "json", POSTGRES_PASSWORD_FILE="pw").stdout  # noqa: S106
     assert json.loads(resolved)["services"]["app"]["stop_grace_period"] == "35s"
     assert graceful < 35
 

@@ -1,9 +1,10 @@
 """Creates the engine: the only module that knows how the service connects. It does not read settings."""
 
 import re
+import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import asyncpg
@@ -63,6 +64,13 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
         self._read(command)
         return await super().executemany(command, *args, **options)
 
+    def set_socket_options(self, options: Iterable[tuple[int, int, int]]) -> None:
+        """Call ``setsockopt`` with each of the options, unless the connection is over a Unix socket."""
+        own = self._transport.get_extra_info("socket")
+        if own.family != socket.AF_UNIX:
+            for option in options:
+                own.setsockopt(*option)
+
     def _read(self, query: str) -> None:
         if _ENDS_TRANSACTION.match(query):
             raise InvalidRequestError(
@@ -119,7 +127,7 @@ def create_database_engine(
     source = password if callable(password) else None
     target = parse_database_url(url, "" if callable(password) else password)
     arguments: dict[str, Any] = {
-        "timeout": target.connect_timeout or chosen.connect_timeout,
+        "timeout": chosen.connect_timeout if target.connect_timeout is None else target.connect_timeout or None,
         "connection_class": _HonestConnection,
     }
     guards = {}
@@ -143,6 +151,8 @@ def create_database_engine(
     }
     if target.password is not None and source is None:
         arguments["password"] = target.password
+    if target.ssl is not None:
+        arguments["ssl"] = target.ssl
 
     engine = create_async_engine(
         "postgresql+asyncpg://",  # asyncpg reads the address: see app.database.internal.url, and `connect` below
@@ -197,6 +207,12 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | N
                     silent[attempt["dsn"]] = time.monotonic()
                 failure = error
         raise DatabaseUnavailable(f"cannot reach PostgreSQL at {address}: {describe(failure)}") from failure
+
+    if target.socket_options:
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def set_socket_options(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+            connection.driver_connection.set_socket_options(target.socket_options)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def name_a_failed_statement(context: ExceptionContext) -> None:
