@@ -56,7 +56,7 @@ def copy_template(folder: Path) -> Path:
 
 
 def run(
-    *command: str, cwd: Path, timeout: float = 120, check: bool = True, **env: str
+    *command: str, cwd: Path, timeout: float = 300, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command until it ends."""
     with started(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **env) as process:

@@ -51,12 +51,13 @@ def debian(podman: Podman, name: str, packages: str, *options: str, folder: Path
     components = "main,universe" if "ID=ubuntu" in system.splitlines() else "main"  # where pip is
     archive = folder / f"{name}.tar"
     command = [
-        *("mmdebstrap", "--quiet", "--variant=apt", f"--components={components}", f"--include={packages}"),
+        *("mmdebstrap", "--quiet", "--variant=apt", "--dpkgopt=force-unsafe-io"),
+        *(f"--components={components}", f"--include={packages}"),
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")),
         f"--customize-hook=copy-in {CERTIFICATES} {Path(CERTIFICATES).parent}",
         *options,
         *(release[1], str(archive)),
     ]
-    run(*command, cwd=folder, timeout=300)
+    run(*command, cwd=folder, timeout=800)
     podman("import", "--quiet", "--change", f"ENV SSL_CERT_FILE={CERTIFICATES}", str(archive), name)
     archive.unlink()

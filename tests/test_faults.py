@@ -64,9 +64,9 @@ def test_an_error_raised_after_a_write_stores_nothing_over_a_socket(project: Pat
     with (failing / "app" / "main.py").open("a") as main:
         main.write(
             "\n\nfrom fastapi import HTTPException\n\nfrom app.dependencies import DbSession\n"
-            "from app.users import repository\n\n\n@app.post('/fail/{status}')\n"
+            "from app.users import repository\nfrom app.users.schemas import NewUser\n\n\n@app.post('/fail/{status}')\n"
             "async def fail(status: int, session: DbSession) -> None:\n"
-            "    await repository.create_user(session, email='eve@example.com', name='Eve')\n"
+            "    await repository.create_user(session, NewUser(email='eve@example.com', name='Eve'))\n"
             "    raise HTTPException(status) if status < 500 else RuntimeError\n"
         )
     (failing / ".venv").symlink_to(project / ".venv")

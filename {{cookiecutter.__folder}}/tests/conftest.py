@@ -7,12 +7,14 @@ test can change the data of a running service.
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
 import httpx2
 import pytest
 import structlog
+import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -171,3 +173,18 @@ async def client(app: FastAPI, caller: Callable[..., dict[str, str]]) -> AsyncIt
         httpx2.AsyncClient(transport=transport, base_url="http://service", headers=caller()) as client,
     ):
         yield client
+
+
+@pytest.fixture
+async def remote(app: FastAPI, caller: Callable[..., dict[str, str]]) -> AsyncIterator[httpx2.AsyncClient]:
+    """The same, over real connections: for streams, and for clients that go away."""
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        serving = asyncio.create_task(server.serve([listener]))
+        url = "http://{}:{}".format(*listener.getsockname())
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(base_url=url, headers=caller(), limits=limits, timeout=30) as client:
+            await client.get("/health/live")  # waits until it serves
+            yield client
+        server.should_exit = True
+        await serving
