@@ -231,6 +231,7 @@ def test_the_other_guides(fresh: Path, database: str, pooler: str) -> None:
 
     here = {"postgres@postgres.example:5432": f"postgres:{password}@{address}"}
     follow("transactions-and-retries.md", fresh, here)
+    follow("streams.md", fresh, here)
     follow("testing.md", fresh, here)
     (fresh / ".venv").unlink()  # PgQueuer goes into a venv of its own
     follow("background-jobs-and-scripts.md", fresh, here, TEMPLATE=str(TEMPLATE))
