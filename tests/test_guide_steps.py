@@ -238,6 +238,7 @@ def test_the_other_guides(fresh: Path, database: str, pooler: str) -> None:
     shutil.copy2(TEMPLATE / "tests" / "jobs_under_faults.py", fresh / "tests" / "test_jobs_under_faults.py")
     run(program(fresh, "pytest"), "tests/test_jobs_under_faults.py", cwd=fresh)
     _jobs_are_done_behind_a_pooler(fresh, pooler)
+    follow("lost-updates.md", fresh, here)
     run("make", "check", cwd=fresh)
 
 
