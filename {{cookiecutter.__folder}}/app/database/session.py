@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from pydantic import SecretStr
 from sqlalchemy import Select, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from app.database.engine import create_database_engine
 from app.database.internal.transaction import SessionBlock, commit_and_close, refuse_autocommit, refuse_uncommitted_work
+from app.database.password import Password
 from app.database.probe import probe
 from app.database.reader import Reader
 from app.database.replicas import Readers, Server, create_readers
@@ -53,10 +53,10 @@ class DatabaseSessionDependency:
     async def initialize(
         self,
         url: str,
-        password: str | SecretStr | None = None,
+        password: Password | None = None,
         *,
         replica_url: str | None = None,
-        replica_password: str | SecretStr | None = None,
+        replica_password: Password | None = None,
         manage_transactions: bool = True,
         **options: Any,
     ) -> None:
@@ -221,7 +221,7 @@ async def create_async_session(
     return AsyncSession(engine, expire_on_commit=False, close_resets_only=False)
 
 
-def _server(setting: str, url: str, password: str | SecretStr | None, options: dict[str, Any]) -> Server:
+def _server(setting: str, url: str, password: Password | None, options: dict[str, Any]) -> Server:
     # Readiness has its own connection, so that a busy pool does not make the service unready.
     ping_options = {"pool_size": 1, "max_overflow": 0, "isolation_level": "AUTOCOMMIT", "statement_timeout": _PING}
     return Server(

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.base import uuid7
-from app.database.errors import constraint_name
+from app.database.errors import violates
 from app.database.reader import Reader
 from app.database.statements import columns, fetch, is_version
 from app.errors import Conflict, NotFound, PreconditionFailed
@@ -70,7 +70,7 @@ class UserNotFound(NotFound):
 
 
 def _translated(error: IntegrityError) -> Exception:
-    return EmailTaken() if constraint_name(error) == EMAIL_UNIQUE else error
+    return EmailTaken() if violates(error, EMAIL_UNIQUE) else error
 
 
 async def create_user(session: AsyncSession, new: NewUser) -> UserOut:
