@@ -24,7 +24,7 @@ RESERVED = {
 
 def problems(answers):
     """Yield the problems of the answers."""
-    if not (PROJECT / "app" / "database" / "internal" / "statements.py").exists():
+    if not (PROJECT / "app" / "database" / "statements.py").exists():
         yield "this is not the folder of a project of this template: change to that folder, and run this again"
         return
     singular, plural = answers["singular"], answers["plural"]

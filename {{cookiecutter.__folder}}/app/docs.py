@@ -1,4 +1,4 @@
-"""The page ``/docs``, Swagger UI with scripts that the service itself serves, and the names of operations."""
+"""Documentation of the routes: headers, ids of operations, and the page ``/docs`` with scripts of the service's own."""
 
 import base64
 import hashlib
@@ -12,9 +12,14 @@ from fastapi.responses import HTMLResponse
 from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 
-__all__ = ["DuplicateOperationIdError", "install_docs", "operation_id", "refuse_duplicate_operation_ids"]
+__all__ = ["DuplicateOperationIdError", "header", "install_docs", "operation_id", "refuse_duplicate_operation_ids"]
 
 _FILES: Final = "docs/files"
+
+
+def header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of a header for a route's ``responses=``."""
+    return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
 
 
 def install_docs(app: FastAPI) -> None:

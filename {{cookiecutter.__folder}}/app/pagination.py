@@ -1,12 +1,41 @@
 """Pages of a list ordered by id, and the cursor from one page to the next."""
 
 import base64
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
 
+from fastapi import Request, Response
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-__all__ = ["Cursor", "Limit", "make_cursor"]
+__all__ = ["Cursor", "Limit", "cut", "make_cursor"]
+
+
+class _HasId(Protocol):
+    id: UUID
+
+
+Item = TypeVar("Item", bound=_HasId)
+
+
+def cut(found: Sequence[Item], limit: int, request: Request, response: Response) -> tuple[list[Item], str | None]:
+    """Return the items of a page, and the cursor of the next one; add the ``Link`` to the next page to the response.
+
+    Parameters
+    ----------
+    found
+        Rows from the start of the page; one more than ``limit`` if there is a next page.
+    limit
+        Maximum number of items on the page.
+    request, response
+        Request for the page, and its response.
+    """
+    items = list(found[:limit])
+    if len(found) <= limit:
+        return items, None
+    cursor = make_cursor(items[-1].id)
+    response.headers["Link"] = f'<{request.scope["path"]}?limit={limit}&cursor={cursor}>; rel="next"'
+    return items, cursor
 
 
 def make_cursor(last: UUID) -> str:

@@ -1,8 +1,9 @@
 """Declarative base and id generator of all models. Models import nothing else from ``app.database``."""
 
 import sys
+from typing import TYPE_CHECKING, ClassVar
 
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, Table
 from sqlalchemy.orm import DeclarativeBase
 
 if sys.version_info >= (3, 14):
@@ -19,6 +20,9 @@ class Base(DeclarativeBase):
     A convention names all constraints, so that migrations can drop them and code can recognize them: see "The
     Importance of Naming Constraints" in Alembic's manual. Tables name no PostgreSQL schema: the engine adds it.
     """
+
+    if TYPE_CHECKING:
+        __table__: ClassVar[Table]  # SQLAlchemy declares the more general FromClause
 
     metadata = MetaData(
         naming_convention={
