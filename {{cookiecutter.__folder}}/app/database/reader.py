@@ -74,7 +74,7 @@ class Reader:
         DBAPIError, DatabaseUnavailable
             If the statement fails; see `app.database.errors`.
         TypeError
-            If the fields of the dataclass are not the columns of the select.
+            If the fields of the dataclass are not the columns of the select, or a parameter is not one of the select.
         """
         return await self.rows(statement, into, parameters)
 

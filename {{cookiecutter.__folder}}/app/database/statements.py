@@ -153,7 +153,7 @@ async def fetch(
     Raises
     ------
     TypeError
-        If the fields of the dataclass are not the columns of the statement.
+        If the fields of the dataclass are not the columns of the statement, or a parameter is not one of the statement.
     """
     return await session.run_sync(_fetch, statement, into, parameters)
 

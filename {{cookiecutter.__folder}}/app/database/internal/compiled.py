@@ -131,6 +131,8 @@ def _known(result: CursorResult[Any], into: type | None, parameters: Mapping[str
     """Return the compiled form of a statement; None if its SQL or its values depend on the call."""
     context: Any = result.context
     compiled = context.compiled
+    if unknown := parameters.keys() - compiled.binds.keys():  # SQLAlchemy would leave these values out
+        raise TypeError(f"the statement has no parameter or column {', '.join(sorted(unknown))}")
     # SQLAlchemy writes a list after IN into the SQL at each run, and calls Python defaults at each run.
     if compiled.post_compile_params or compiled.literal_execute_params or compiled.prefetch:
         return None
