@@ -1,6 +1,6 @@
 """Errors of the domain. They know nothing of HTTP: `app.problems` turns them into responses."""
 
-__all__ = ["Busy", "Conflict", "DomainError", "NotFound", "Unprocessable"]
+__all__ = ["Busy", "Conflict", "DomainError", "NotFound", "RefersToNothing", "Unprocessable"]
 
 
 class DomainError(Exception):
@@ -21,3 +21,11 @@ class Busy(Conflict):
 
 class Unprocessable(DomainError):
     """The request is valid in itself, but contradicts an earlier one."""
+
+
+class RefersToNothing(Unprocessable):
+    """A field of the body refers to a row that does not exist."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__("The request refers to a row that does not exist; see errors.")
+        self.field = field

@@ -1,3 +1,4 @@
+{%- set it = cookiecutter | resource -%}
 """Reads and writes {{ cookiecutter.plural }}.
 
 Nothing here commits, so that several calls can share one transaction. Functions that only read take a reader,
@@ -8,16 +9,20 @@ Their columns are the fields of the schema classes.
 from uuid import UUID
 
 from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.base import uuid7
+from app.database.errors import violated_reference
+from app.database.listing import Listing, starts_with
 from app.database.reader import Reader
 from app.database.statements import columns, fetch
-from app.errors import NotFound
+from app.errors import Conflict, NotFound, RefersToNothing
 from app.{{ cookiecutter.plural }}.models import {{ cookiecutter.__class }}
-from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out
+from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out{% if it.has_query %}, {{ cookiecutter.__class }}Query{% endif %}
 
 __all__ = [
+    "{{ cookiecutter.__class }}InUse",
     "{{ cookiecutter.__class }}NotFound",
     "change_{{ cookiecutter.singular }}",
     "create_{{ cookiecutter.singular }}",
@@ -30,8 +35,21 @@ _THIS = {{ cookiecutter.__class }}.id == bindparam("this_id")
 _COLUMNS = columns({{ cookiecutter.__class }}, {{ cookiecutter.__class }}Out, New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes)
 
 _ONE = select(*_COLUMNS).where(_THIS)
+{%- if it.has_query %}
+_LIST = Listing(
+    select(*_COLUMNS),
+    {{ cookiecutter.__class }}Out,
+    {{ cookiecutter.__class }}Query,
+    {
+{%- for filter in it.filters %}
+        "{{ filter.name }}": {{ filter.condition }},
+{%- endfor %}
+    },
+)
+{%- else %}
 _FIRST_PAGE = select(*_COLUMNS).order_by({{ cookiecutter.__class }}.id).limit(bindparam("limit"))
 _NEXT_PAGE = _FIRST_PAGE.where({{ cookiecutter.__class }}.id > bindparam("last_id"))
+{%- endif %}
 # What INSERT and UPDATE write is named by the parameters that they are run with.
 _CREATE = insert({{ cookiecutter.__class }}.__table__).returning(*_COLUMNS)
 _CHANGE = update({{ cookiecutter.__class }}.__table__).where(_THIS).returning(*_COLUMNS)
@@ -45,9 +63,36 @@ class {{ cookiecutter.__class }}NotFound(NotFound):
         super().__init__(f"There is no {{ cookiecutter.__words }} { {{- cookiecutter.singular }}_id}.")
 
 
+class {{ cookiecutter.__class }}InUse(Conflict):
+    """Other rows refer to the {{ cookiecutter.__words }}."""
+
+    def __init__(self) -> None:
+        super().__init__("Other rows refer to this {{ cookiecutter.__words }}.")
+{%- if it.references %}
+
+
+def _translated(error: IntegrityError) -> Exception:
+    column = violated_reference(error, {{ cookiecutter.__class }}.__table__)
+    return RefersToNothing(column) if column else error
+{%- endif %}
+
+
 async def create_{{ cookiecutter.singular }}(session: AsyncSession, new: New{{ cookiecutter.__class }}) -> {{ cookiecutter.__class }}Out:
-    """Add {{ cookiecutter.__one }}."""
+    """Add {{ cookiecutter.__one }}.
+{%- if it.references %}
+
+    Raises
+    ------
+    RefersToNothing
+        If a field refers to a row that does not exist.
+    """
+    try:
+        (created,) = await fetch(session, _CREATE, {{ cookiecutter.__class }}Out, id=uuid7(), **vars(new))
+    except IntegrityError as error:
+        raise _translated(error) from error
+{%- else %}"""
     (created,) = await fetch(session, _CREATE, {{ cookiecutter.__class }}Out, id=uuid7(), **vars(new))
+{%- endif %}
     return created
 
 
@@ -65,11 +110,19 @@ async def get_{{ cookiecutter.singular }}(reader: Reader, {{ cookiecutter.singul
     return found
 
 
+{%- if it.has_query %}
+async def list_{{ cookiecutter.plural }}(reader: Reader, query: {{ cookiecutter.__class }}Query) -> list[{{ cookiecutter.__class }}Out]:
+    """Return the {{ cookiecutter.plural }} of a page, and one more if there is a next page."""
+    return await _LIST.rows(
+        reader, limit=query.limit + 1, sort=query.sort, after=query.cursor, filters=query.filters
+    )
+{%- else %}
 async def list_{{ cookiecutter.plural }}(reader: Reader, *, limit: int, after: UUID | None = None) -> list[{{ cookiecutter.__class }}Out]:
     """Return up to ``limit`` {{ cookiecutter.plural }}, oldest first, starting after the one with a given id."""
     if after is None:
         return await reader.all(_FIRST_PAGE, {{ cookiecutter.__class }}Out, limit=limit)
     return await reader.all(_NEXT_PAGE, {{ cookiecutter.__class }}Out, limit=limit, last_id=after)
+{%- endif %}
 
 
 async def change_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes) -> {{ cookiecutter.__class }}Out:
@@ -78,9 +131,18 @@ async def change_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecut
     Raises
     ------
     {{ cookiecutter.__class }}NotFound
-        If there is none with this id.
+        If there is none with this id.{% if it.references %}
+    RefersToNothing
+        If a field refers to a row that does not exist.{% endif %}
     """
+{%- if it.references %}
+    try:
+        found = await fetch(session, _CHANGE if changes else _ONE, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id, **changes)
+    except IntegrityError as error:
+        raise _translated(error) from error
+{%- else %}
     found = await fetch(session, _CHANGE if changes else _ONE, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id, **changes)
+{%- endif %}
     if not found:
         raise {{ cookiecutter.__class }}NotFound({{ cookiecutter.singular }}_id)
     return found[0]
@@ -93,6 +155,12 @@ async def delete_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecut
     ------
     {{ cookiecutter.__class }}NotFound
         If there is none with this id.
+    {{ cookiecutter.__class }}InUse
+        If other rows refer to it, and their foreign keys do not say what then happens to them.
     """
-    if not await fetch(session, _DELETE, this_id={{ cookiecutter.singular }}_id):
+    try:
+        deleted = await fetch(session, _DELETE, this_id={{ cookiecutter.singular }}_id)
+    except IntegrityError as error:
+        raise {{ cookiecutter.__class }}InUse from error
+    if not deleted:
         raise {{ cookiecutter.__class }}NotFound({{ cookiecutter.singular }}_id)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from asyncpg import InvalidCachedStatementError
+from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -20,6 +21,7 @@ __all__ = [
     "is_refused",
     "is_unavailable",
     "sqlstate",
+    "violated_reference",
 ]
 
 _CANNOT_CONNECT_NOW: Final = "57P03"
@@ -87,6 +89,12 @@ def sqlstate(error: BaseException) -> str | None:
 def constraint_name(error: BaseException) -> str | None:
     """Return the name of the violated constraint, or None for other errors."""
     return next((name for link in _chain(error) if (name := getattr(link, "constraint_name", None))), None)
+
+
+def violated_reference(error: BaseException, table: Table) -> str | None:
+    """Return the column of the table whose foreign key was violated, or None for other errors."""
+    name = constraint_name(error)
+    return next((key.column_keys[0] for key in table.foreign_key_constraints if name and key.name == name), None)
 
 
 def is_unavailable(error: BaseException) -> bool:
