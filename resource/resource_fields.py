@@ -39,6 +39,8 @@ _TAKEN = {
         "mapped_column",
     ),
     *("one_of", "object", "set", "str", "tuple", "uuid7"),
+    # The linter takes it for a digit.
+    "l",
     # Parameters of functions that take fields by name.
     *("client", "into", "reader", "self", "session", "statement"),
 }
@@ -352,6 +354,8 @@ def read(answers: dict[str, str], project: Path) -> tuple[Resource, list[str]]:
             problems.append(f"fields {text.strip()!r}: {problem}")
         elif field is not None:
             fields.append(field)
+    if problems:
+        return Resource(()), problems
     by_name = {name: field for field in fields for name in (field.name, field.asked)}
     for option, names in chosen.items():
         for name in names:

@@ -116,22 +116,18 @@ async def test_each_order_has_no_gap_and_no_duplicate(
 
 
 async def test_each_filter_finds_what_it_says(client: httpx2.AsyncClient) -> None:
-{%- if it.values %}
     low = await create(client)
-    high = await create(client, {% for field in it.values %}{{ field.name }}={{ field.high }}, {% endfor %})
-{%- else %}
-    low, high = await create(client), await create(client)
-{%- endif %}
-    filters: list[tuple[str, Any, Any]] = [
-{%- for field in it.fields %}
+    rows = {"low": low, "high": await create(client{% for field in it.values %}, {{ field.name }}={{ field.high }}{% endfor %})}
+    filters: list[tuple[str, Any, str]] = [
+{%- for field in it.values + it.parents %}
 {%- for filter in field.filters %}
-        ("{{ filter.name }}", {% if field.kind == "reference" %}low["{{ field.name }}"]{% else %}{{ filter.value }}{% endif %}, {{ filter.finds }}),
+        ("{{ filter.name }}", {% if field.kind == "reference" %}low["{{ field.name }}"]{% else %}{{ filter.value }}{% endif %}, "{{ filter.finds }}"),
 {%- endfor %}
 {%- endfor %}
     ]
     for name, value, expected in filters:
         response = await client.get(ADDRESS, params={name: value})
-        assert response.json()["items"] == [expected], name
+        assert response.json()["items"] == [rows[expected]], name
     assert (await client.get(ADDRESS, params={"unknown": "x"})).status_code == 422
 {%- endif %}
 
