@@ -42,7 +42,7 @@ _TAKEN = {
     # The linter takes it for a digit.
     "l",
     # Parameters of functions that take fields by name.
-    *("client", "into", "reader", "self", "session", "statement"),
+    *("client", "if_match", "into", "reader", "self", "session", "statement"),
 }
 _SQLALCHEMY = {"metadata", "registry", "type_annotation_map"}
 _PYDANTIC = {

@@ -274,9 +274,8 @@ def test_a_value_is_added_to_a_fixed_set_without_a_locked_table(fresh: Path, dat
         )
         assert changed != path.read_text()
         path.write_text(changed)
-    assert (
-        "add_constraint" in run(program(fresh, "python"), "-m", "dev.postgres", "drift", cwd=fresh, check=False).stderr
-    )
+    drift = ["sh", "-c", 'PATH="$PWD/.venv/bin:$PATH" exec python -m dev.postgres drift']
+    assert "add_constraint" in run(*drift, cwd=fresh, check=False).stderr
     run("make", "migration", "m=void orders", cwd=fresh)
     run(program(fresh, "alembic"), "upgrade", "head", cwd=fresh, DATABASE_URL=database)
     (constraint,) = rows(

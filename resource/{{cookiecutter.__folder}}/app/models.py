@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Boolean, Date, DateTime, Double, ForeignKey, 
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database.base import Base, one_of, uuid7
+from app.database.base import Base, Xmin, one_of, uuid7
 
 __all__ = ["{{ cookiecutter.__class }}"]
 
@@ -28,6 +28,7 @@ class {{ cookiecutter.__class }}(Base):
     updated_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
     )
+    xmin: Mapped[Xmin]
 {%- if it.indexes %}
 
     __table_args__ = (

@@ -16,13 +16,14 @@ from app.database.base import uuid7
 from app.database.errors import violated_reference
 from app.database.listing import Listing, starts_with
 from app.database.reader import Reader
-from app.database.statements import columns, fetch
-from app.errors import Conflict, NotFound, RefersToNothing
+from app.database.statements import columns, fetch, is_version
+from app.errors import Conflict, NotFound, PreconditionFailed, RefersToNothing
 from app.{{ cookiecutter.plural }}.models import {{ cookiecutter.__class }}
 from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out{% if it.has_query %}, {{ cookiecutter.__class }}Query{% endif %}
 
 __all__ = [
     "{{ cookiecutter.__class }}InUse",
+    "{{ cookiecutter.__class }}Modified",
     "{{ cookiecutter.__class }}NotFound",
     "change_{{ cookiecutter.singular }}",
     "create_{{ cookiecutter.singular }}",
@@ -32,9 +33,11 @@ __all__ = [
 ]
 
 _THIS = {{ cookiecutter.__class }}.id == bindparam("this_id")
+_UNCHANGED = is_version({{ cookiecutter.__class }}.xmin)
 _COLUMNS = columns({{ cookiecutter.__class }}, {{ cookiecutter.__class }}Out, New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes)
 
 _ONE = select(*_COLUMNS).where(_THIS)
+_ONE_UNCHANGED = _ONE.where(_UNCHANGED)
 {%- if it.has_query %}
 _LIST = Listing(
     select(*_COLUMNS),
@@ -52,8 +55,15 @@ _NEXT_PAGE = _FIRST_PAGE.where({{ cookiecutter.__class }}.id > bindparam("last_i
 {%- endif %}
 # What INSERT and UPDATE write is named by the parameters that they are run with.
 _CREATE = insert({{ cookiecutter.__class }}.__table__).returning(*_COLUMNS)
-_CHANGE = update({{ cookiecutter.__class }}.__table__).where(_THIS).returning(*_COLUMNS)
-_DELETE = delete({{ cookiecutter.__class }}.__table__).where(_THIS).returning({{ cookiecutter.__class }}.id)
+_CHANGE = update({{ cookiecutter.__class }}.__table__).where(_THIS, _UNCHANGED).returning(*_COLUMNS)
+_DELETE = delete({{ cookiecutter.__class }}.__table__).where(_THIS, _UNCHANGED).returning({{ cookiecutter.__class }}.id)
+
+
+class {{ cookiecutter.__class }}Modified(PreconditionFailed):
+    """The {{ cookiecutter.__words }} has changed since the caller read it."""
+
+    def __init__(self) -> None:
+        super().__init__("The {{ cookiecutter.__words }} has changed since you read it: get it again, and decide anew.")
 
 
 class {{ cookiecutter.__class }}NotFound(NotFound):
@@ -125,42 +135,52 @@ async def list_{{ cookiecutter.plural }}(reader: Reader, *, limit: int, after: U
 {%- endif %}
 
 
-async def change_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes) -> {{ cookiecutter.__class }}Out:
+async def _refusal(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, if_match: list[str] | None) -> Exception:
+    if if_match is not None and await fetch(session, _ONE, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id):
+        return {{ cookiecutter.__class }}Modified()
+    return {{ cookiecutter.__class }}NotFound({{ cookiecutter.singular }}_id)
+
+
+async def change_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes, if_match: list[str] | None = None) -> {{ cookiecutter.__class }}Out:
     """Change some fields of {{ cookiecutter.__one }}.
 
     Raises
     ------
     {{ cookiecutter.__class }}NotFound
-        If there is none with this id.{% if it.references %}
+        If there is none with this id.
+    {{ cookiecutter.__class }}Modified
+        If it has none of the versions in ``if_match``.{% if it.references %}
     RefersToNothing
         If a field refers to a row that does not exist.{% endif %}
     """
 {%- if it.references %}
     try:
-        found = await fetch(session, _CHANGE if changes else _ONE, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id, **changes)
+        found = await fetch(session, _CHANGE if changes else _ONE_UNCHANGED, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id, if_match=if_match, **changes)
     except IntegrityError as error:
         raise _translated(error) from error
 {%- else %}
-    found = await fetch(session, _CHANGE if changes else _ONE, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id, **changes)
+    found = await fetch(session, _CHANGE if changes else _ONE_UNCHANGED, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id, if_match=if_match, **changes)
 {%- endif %}
     if not found:
-        raise {{ cookiecutter.__class }}NotFound({{ cookiecutter.singular }}_id)
+        raise await _refusal(session, {{ cookiecutter.singular }}_id, if_match)
     return found[0]
 
 
-async def delete_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID) -> None:
+async def delete_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, if_match: list[str] | None = None) -> None:
     """Delete {{ cookiecutter.__one }}.
 
     Raises
     ------
     {{ cookiecutter.__class }}NotFound
         If there is none with this id.
+    {{ cookiecutter.__class }}Modified
+        If it has none of the versions in ``if_match``.
     {{ cookiecutter.__class }}InUse
         If other rows refer to it, and their foreign keys do not say what then happens to them.
     """
     try:
-        deleted = await fetch(session, _DELETE, this_id={{ cookiecutter.singular }}_id)
+        deleted = await fetch(session, _DELETE, this_id={{ cookiecutter.singular }}_id, if_match=if_match)
     except IntegrityError as error:
         raise {{ cookiecutter.__class }}InUse from error
     if not deleted:
-        raise {{ cookiecutter.__class }}NotFound({{ cookiecutter.singular }}_id)
+        raise await _refusal(session, {{ cookiecutter.singular }}_id, if_match)

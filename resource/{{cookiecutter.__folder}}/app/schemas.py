@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from typing_extensions import TypedDict
 
+from app.etag import RowVersion
 from app.fields import FixedDecimal, Int32, Int64, Json, LongText, ShortText, Timestamp
 from app.pagination import ListQuery
 
@@ -50,6 +51,7 @@ class {{ cookiecutter.__class }}Out:
 {%- endfor %}
     created_at: datetime
     updated_at: datetime
+    xmin: RowVersion
 
 
 @dataclass(slots=True)

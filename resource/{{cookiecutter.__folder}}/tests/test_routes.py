@@ -145,6 +145,19 @@ async def test_a_change_leaves_absent_fields_as_they_are(client: httpx2.AsyncCli
 {%- endfor %}
 
 
+async def test_a_change_of_a_version_that_is_not_current_changes_nothing(client: httpx2.AsyncClient) -> None:
+    created = await create(client)
+    address, body = f"{ADDRESS}/{created['id']}", {name: created[name] for name in REFUSED}
+    old = {"If-Match": (await client.get(address)).headers["ETag"]}
+    changed = await client.patch(address, json=body, headers=old)
+    assert changed.status_code == 200
+    for method in ("PATCH", "DELETE"):
+        refused = await client.request(method, address, json=body, headers=old)
+        assert refused.status_code == 412
+    current = {"If-None-Match": changed.headers["ETag"]}
+    assert (await client.get(address, headers=current)).status_code == 304
+
+
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 async def test_what_was_deleted_or_never_existed_is_404(client: httpx2.AsyncClient, method: str) -> None:
     created = await create(client)

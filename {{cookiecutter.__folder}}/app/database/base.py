@@ -2,17 +2,17 @@
 
 import sys
 import zlib
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from sqlalchemy import CheckConstraint, MetaData, Table
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy import CheckConstraint, FetchedValue, MetaData, Table
+from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
 else:
     from uuid_utils.compat import uuid7
 
-__all__ = ["Base", "one_of", "uuid7"]
+__all__ = ["Base", "Xmin", "one_of", "uuid7"]
 
 
 class Base(DeclarativeBase):
@@ -34,6 +34,10 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+Xmin = Annotated[int, mapped_column(system=True, server_default=FetchedValue())]
+"""Type of the attribute ``xmin``: the transaction that wrote the row. PostgreSQL has it in every table."""
 
 
 def one_of(column: str, *values: str) -> CheckConstraint:

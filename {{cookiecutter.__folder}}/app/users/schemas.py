@@ -10,6 +10,7 @@ from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
+from app.etag import RowVersion
 from app.fields import ShortText
 
 __all__ = ["NewUser", "UserChanges", "UserOut", "UserPage"]
@@ -63,6 +64,7 @@ class UserOut:
     name: str
     created_at: datetime
     updated_at: datetime
+    xmin: RowVersion
 
 
 @dataclass(slots=True)
