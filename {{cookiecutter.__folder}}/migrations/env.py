@@ -166,7 +166,12 @@ def _migrate(connection: Connection, schema: str | None) -> None:
             raise CommandError(f"in an autocommit block SQL must name its schema, {schema}: {statement.text}")
 
     # One transaction for each, so that none keeps its locks while the next one runs.
-    context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        transaction_per_migration=True,
+        autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+    )
     context.run_migrations()
 
 
