@@ -1,4 +1,4 @@
-"""The outermost layer of a request: request id, access log line, body size limit, and the 500 of last resort."""
+"""The outermost layer of a request: its id and its log line, headers, body size limit, and the 500 of last resort."""
 
 import re
 import time
@@ -16,6 +16,9 @@ from app.problems import problem
 
 __all__ = ["RequestMiddleware"]
 
+_NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
+_NO_STORE: Final = (b"cache-control", b"no-store")
+_REVALIDATE: Final = (b"cache-control", b"private, no-cache")
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = structlog.get_logger(__name__)
 
@@ -28,7 +31,7 @@ class RequestMiddleware:
     app
         Application to wrap.
     max_body_bytes
-        Size limit of a request body, in bytes; a longer one gets a 413.
+        Size limit of a request body, in bytes; a longer one gets a 413. See also `app.dependencies.max_body_bytes`.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
@@ -71,7 +74,12 @@ class RequestMiddleware:
             nonlocal status, held
             if message["type"] == "http.response.start":
                 refuse_open_session()
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode()), _NO_SNIFFING]
+                names = {name for name, _ in headers}
+                if b"cache-control" not in names:
+                    # Without it, caches may keep even a 404. What has an ETag can be kept, and is checked each time.
+                    headers.append(_REVALIDATE if b"etag" in names else _NO_STORE)
+                message["headers"] = headers
                 held = message  # until the first part of the body is there: an error in a stream before it is a 500
                 return
             if held is not None:
@@ -81,7 +89,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, self._limited(receive), send_with_id)
+            await self._app(scope, self._limited(scope, receive), send_with_id)
         except Exception:
             _log.exception("unhandled error")
             if status is not None:
@@ -97,19 +105,20 @@ class RequestMiddleware:
                 duration_ms=round((time.perf_counter() - start) * 1000, 2),
             )
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
         received = 0
 
         async def receive_within_limit() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
+            limit = getattr(scope.get("endpoint"), "max_body_bytes", self._max_body_bytes)  # the route is known by now
+            if received > limit:
                 # Discard the rest, up to a limit: most clients send the whole body before they read the response.
-                while message.get("more_body") and received < 16 * self._max_body_bytes:
+                while message.get("more_body") and received < 16 * limit:
                     message = await receive()
                     received += len(message.get("body", b""))
-                raise HTTPException(413, f"The body is longer than {self._max_body_bytes} bytes.")
+                raise HTTPException(413, f"The body is longer than {limit} bytes.")
             return message
 
         return receive_within_limit
