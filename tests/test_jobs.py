@@ -1,4 +1,4 @@
-"""The scaffold of jobs, as its user runs it: ``cookiecutter <template> --directory jobs``; and the events on top of it."""
+"""The scaffold of jobs, as its user runs it (``cookiecutter <template> --directory jobs``), and events on top of it."""
 
 import re
 import subprocess

@@ -22,7 +22,7 @@ __all__ = ["add_job", "do_jobs"]
 _log = structlog.get_logger(__name__)
 
 
-async def add_job(session: AsyncSession, kind: str, **arguments: Any) -> None:
+async def add_job(session: AsyncSession, kind: str, /, **arguments: Any) -> None:
     """Add a job in the session's transaction. The arguments of its handler must be JSON values."""
     await (await _queries(session)).enqueue(kind, json.dumps(arguments).encode())
 
