@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 
 TEMPLATE = Path(__file__).resolve().parent.parent
 _HOME = Path(tempfile.mkdtemp(prefix="home-"))
@@ -40,11 +41,30 @@ def run(
     *command: str, cwd: Path, timeout: float = 120, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command until it ends."""
-    ended = subprocess.run(
-        command, cwd=cwd, env=environment(**env), timeout=timeout, capture_output=True, text=True, check=False
-    )
-    assert not check or ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
-    return ended
+    with started(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **env) as process:
+        stdout, stderr = process.communicate(timeout=timeout)
+    assert not check or process.returncode == 0, f"{command}\n{stdout}\n{stderr}"
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+@contextmanager
+def started(
+    command: Sequence[str], *, cwd: Path, user: str | None = None, **options: Any
+) -> Iterator["subprocess.Popen[str]"]:
+    """Start a command. The end of the block waits for its end; after an error there, it is killed with its children.
+
+    Options in capitals are variables of its environment, the others say where its input and output go.
+    """
+    env = {name: options.pop(name) for name in list(options) if name.isupper()}
+    with subprocess.Popen(
+        command, cwd=cwd, env=environment(**env), user=user, text=True, start_new_session=True, **options
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
 
 
 def free_port() -> int:
@@ -60,9 +80,7 @@ def serving(command: Sequence[str], *, cwd: Path, port: int, timeout: float = 12
     """Run a command, wait until it serves, and end it by Ctrl-C to its process group, as a terminal does."""
     with (
         tempfile.TemporaryFile("w+") as output,
-        subprocess.Popen(
-            command, cwd=cwd, env=environment(**env), stdout=output, stderr=output, start_new_session=True
-        ) as process,
+        started(command, cwd=cwd, stdout=output, stderr=output, **env) as process,
     ):
         try:
             deadline = time.monotonic() + timeout
@@ -90,5 +108,5 @@ def _read(output: Any) -> str:
 
 def processes_of(folder: Path) -> list[str]:
     """Return the command lines of all processes that contain a folder's name."""
-    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if str(folder) in line]
+    listed = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in listed if str(folder) in line]

@@ -14,7 +14,10 @@ from cookiecutter.main import cookiecutter
 from pgbouncer import pooled
 from services import program
 
+pytest_plugins = ["not_tested"]
+
 Bake = Callable[..., Path]
+HARD_FOLDER = 'it\'s a "folder" (ünï)'
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def bake(tmp_path: Path) -> Bake:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A baked and installed project, in a folder whose path needs quoting."""
-    folder = tmp_path_factory.mktemp("a folder's (path)")
+    folder = tmp_path_factory.mktemp(HARD_FOLDER)
     baked = Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder)))
     run("make", "install", cwd=baked, timeout=300)
     yield baked
@@ -63,14 +66,25 @@ def uvx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def path_without_uv(tmp_path: Path) -> str:
+    """A PATH with all programs of this machine, but for uv."""
+    folder = tmp_path / "all-but-uv"
+    folder.mkdir()
+    for program in (
+        path for place in environment()["PATH"].split(os.pathsep) for path in sorted(Path(place).glob("*"))
+    ):
+        if program.name not in {"uv", "uvx"} and not (folder / program.name).is_symlink():
+            (folder / program.name).symlink_to(program)
+    return str(folder)
+
+
+@pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A fresh clone of the template, including uncommitted changes."""
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=TEMPLATE).stdout
-    for name in filter(None, listed.split("\0")):
-        if (TEMPLATE / name).exists():
-            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(TEMPLATE / name, tmp_path / "clone" / name)
-    return tmp_path / "clone"
+    """A fresh clone of the template, including uncommitted changes, in a folder whose path needs quoting."""
+    ignored = [line.rstrip("/") for line in (TEMPLATE / ".gitignore").read_text().splitlines()]
+    copy = tmp_path / HARD_FOLDER / "clone"
+    shutil.copytree(TEMPLATE, copy, ignore=shutil.ignore_patterns(".git", *ignored))
+    return copy
 
 
 @pytest.fixture

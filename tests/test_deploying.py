@@ -64,8 +64,11 @@ def test_the_commands_of_the_page_work_on_a_baked_project(bake: Any, tmp_path: P
     assert pushed != container(pods(manifests)["Job"])["image"]
     for file in (project / "deploy").glob("*.yaml"):
         assert set(re.findall(r"image: (.*)", file.read_text())) <= {pushed}
-    postgres = json.loads(compose(project, "config", "--format", "json").stdout)["services"]["postgres"]
-    assert len(postgres["environment"]["POSTGRES_PASSWORD"]) == 64
+    resolved = json.loads(compose(project, "config", "--format", "json").stdout)
+    postgres, secret = resolved["services"]["postgres"], resolved["secrets"]["postgres_password"]
+    assert len(Path(secret["file"]).read_text().strip()) == 64
+    assert Path(secret["file"]).stat().st_mode & 0o777 == 0o644  # the image's user reads it
+    assert Path(secret["file"]).parent.stat().st_mode & 0o777 == 0o700
     for line in told:
         for name in re.findall(r"(?:pg_dump|createdb|dropdb) .* (\w+)$|--(?:username|dbname)=(\w+)", line):
             assert "".join(name) == postgres["environment"]["POSTGRES_USER"], line

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
-from commands import TEMPLATE, environment, free_port, run, serving
+from commands import TEMPLATE, environment, free_port, run, serving, started
+from machine import need
 from services import program
 from sql import execute, rows
 
@@ -65,6 +66,8 @@ def blocks(guide: str) -> list[Block]:
 
 def follow(guide: str, project: Path, addresses: dict[str, str] | None = None, **env: str) -> None:
     """Follow all steps of a guide. ``make run`` serves until its end."""
+    if any(re.search(r"\bcurl\b", block.code) for block in blocks(guide)):
+        need("curl")
     addresses = dict(addresses or {})
     with ExitStack() as terminals:
         for path, note, language, written in blocks(guide):
@@ -178,6 +181,7 @@ def test_the_guide_on_idempotency(fresh: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("curl")
 def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> None:
     """The trace of a request reaches the development collector. Without the room all checks and other tests pass."""
     text = blocks("observability.md")
@@ -185,7 +189,7 @@ def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> Non
     collector_port, port = free_port(), free_port()
     address = serve.split()[0].split("=")[1].replace("4318", str(collector_port))
     command = [*start.split(), "--port", str(collector_port)]
-    with subprocess.Popen(command, cwd=fresh, env=environment(), stdout=subprocess.PIPE, text=True) as collector:
+    with started(command, cwd=fresh, stdout=subprocess.PIPE) as collector:
         assert collector.stdout is not None
         assert "OTEL_EXPORTER_OTLP_ENDPOINT=" in collector.stdout.readline()
         making = [*serve.split()[1:], f"PORT={port}"]
@@ -246,7 +250,7 @@ def _jobs_are_done_behind_a_pooler(project: Path, pooler: str) -> None:
     run(program(project, "alembic"), "upgrade", "head", cwd=project, **env)
     run(program(project, "python"), "-c", _ADD_A_JOB, cwd=project, **env)
     command = [program(project, "python"), "-m", "app.scripts.worker"]
-    with subprocess.Popen(command, cwd=project, env=environment(**env), stderr=subprocess.PIPE, text=True) as worker:
+    with started(command, cwd=project, stderr=subprocess.PIPE, **env) as worker:
         assert any("job done" in line for line in worker.stderr)
         worker.terminate()
         assert worker.wait(60) == 0

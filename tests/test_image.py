@@ -1,7 +1,6 @@
 """The image, built on a stand-in base and run for real."""
 
 import json
-import os
 import re
 import resource
 import shutil
@@ -16,10 +15,7 @@ from commands import TEMPLATE, free_port, run
 from cookiecutter.main import cookiecutter
 
 Podman = Callable[..., subprocess.CompletedProcess[str]]
-CAN_RUN_CONTAINERS = os.geteuid() == 0 and all(shutil.which(name) for name in ("podman", "runc", "mmdebstrap"))
-containers = pytest.mark.skipif(
-    not CAN_RUN_CONTAINERS and "CI" not in os.environ, reason="needs root, podman, runc and mmdebstrap; CI has them"
-)
+pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "podman", "runc", "mmdebstrap")]
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +87,6 @@ def built(project: Path, podman: Podman, base: str, tmp_path_factory: pytest.Tem
     return "built"
 
 
-@pytest.mark.slow
-@containers
 def test_the_image_holds_what_the_service_needs_and_no_more(podman: Podman, built: str) -> None:
     def lines(*command: str) -> list[str]:
         return podman("run", "--rm", "--network=none", built, *command).stdout.split()
@@ -106,8 +100,6 @@ def test_the_image_holds_what_the_service_needs_and_no_more(podman: Podman, buil
     assert lines("sh", "-c", "ls app/__pycache__ migrations/__pycache__")
 
 
-@pytest.mark.slow
-@containers
 def test_the_image_migrates_serves_and_ends_in_good_order_on_a_read_only_file_system(
     podman: Podman, built: str, database: str
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from commands import environment, free_port, run, serving
+from commands import free_port, run, serving, started
 from pgbouncer import pooled
 from services import failing_start, program, service
 from sql import execute
@@ -60,9 +60,7 @@ def server(project: Path) -> Iterator[str]:
         "    print(cluster.url(), flush=True)\n    sys.stdin.read()\n"
     )
     command = [program(project, "python"), "-c", script]
-    with subprocess.Popen(
-        command, cwd=project, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with started(command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         execute(url, *(f"ALTER ROLE postgres SET {limit}" for limit in LIMITS))

@@ -174,10 +174,7 @@ def test_make_migration_writes_a_formatted_revision(project: Path) -> None:
         models.write_text(text)
 
 
-only_as_root = pytest.mark.skipif(os.geteuid() != 0, reason="says how root and others differ, to which root is needed")
-
-
-@only_as_root
+@pytest.mark.needs("root")
 def test_an_ordinary_user_needs_no_more_than_root(bake: Any) -> None:
     ordinary_user = pwd.getpwnam("games")
     folder = Path("/var/tmp") / f"ordinary-{os.getpid()}"  # noqa: S108  # a folder that another user can get to
@@ -206,7 +203,7 @@ def test_an_ordinary_user_needs_no_more_than_root(bake: Any) -> None:
         shutil.rmtree(folder)
 
 
-@only_as_root
+@pytest.mark.needs("root")
 def test_as_root_below_a_private_folder_no_permission_is_changed(bake: Any, project: Path, tmp_path: Path) -> None:
     """PostgreSQL then runs as a user who cannot get through that folder: what it needs is put elsewhere."""
     tmp_path.chmod(0o700)

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import pytest
 from commands import TEMPLATE, environment
+from machine import need
 
 BEGIN, UPDATE, RECORD, LINK, ANSWER = re.findall(
-    r"```sh\n(.*?)```", (TEMPLATE / "docs" / "guides" / "updating.md").read_text(), re.DOTALL
+    r"```sh\n(.*?)```", (TEMPLATE / "docs" / "guides" / "updating-with-cruft.md").read_text(), re.DOTALL
 )
 """The steps of the guide, as they stand there."""
 
@@ -99,6 +100,7 @@ def learn(baked: Path) -> None:
 @pytest.fixture(scope="module")
 def baked(tmp_path_factory: pytest.TempPathFactory, uvx: Path) -> Team:
     """The first step of the guide, and then a second version of the template."""
+    need("git")
     folder = tmp_path_factory.mktemp("updates")
     team = Team(folder / "template", folder / "order-service", uvx)
 

@@ -15,7 +15,7 @@ RESERVED = {
     # Names that the generated files import: a class of the same name would hide them.
     *("APIRouter", "AfterValidator", "Annotated", "Any", "AsyncSession", "Base", "BaseModel", "ConfigDict", "Cursor"),
     *("DateTime", "DbFallbackReader", "DbReplicaReader", "DbSession", "Field", "Final", "Limit", "Mapped", "Name"),
-    *("NotFound", "Query", "Reader"),
+    *("IfMatch", "IfNoneMatch", "NotFound", "PreconditionFailed", "Query", "Reader", "RowVersion", "Xmin"),
     *("Request", "Response", "ReturningUpdate", "Row", "Sequence", "StringConstraints", "Text", "TypedDict", "UUID"),
     # Tables that the project and its tests have already.
     *("IdempotencyKey", "Thing"),

@@ -15,9 +15,10 @@ __all__ = ["header", "install_docs"]
 _FILES: Final = "docs/files"
 
 
-def header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
-    """Return the documentation of a header for a route's ``responses=``."""
-    return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
+def header(status: int, **descriptions: str) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of a response's headers, by name, for a route's ``responses=``."""
+    string = {"schema": {"type": "string"}}
+    return {status: {"headers": {name: {"description": text} | string for name, text in descriptions.items()}}}
 
 
 def install_docs(app: FastAPI) -> None:

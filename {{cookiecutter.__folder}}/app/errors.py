@@ -1,6 +1,6 @@
 """Errors of the domain. They know nothing of HTTP: `app.problems` turns them into responses."""
 
-__all__ = ["Busy", "Conflict", "DomainError", "NotFound", "Unprocessable"]
+__all__ = ["Busy", "Conflict", "DomainError", "NotFound", "PreconditionFailed", "Unprocessable"]
 
 
 class DomainError(Exception):
@@ -17,6 +17,10 @@ class Conflict(DomainError):
 
 class Busy(Conflict):
     """The request conflicts with one that is still running: it may succeed if it is repeated shortly."""
+
+
+class PreconditionFailed(DomainError):
+    """The resource has changed since the caller read it."""
 
 
 class Unprocessable(DomainError):

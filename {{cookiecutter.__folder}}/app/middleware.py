@@ -47,18 +47,30 @@ class RequestMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        refuse_open_session = watch_sessions(scope)
         if scope["type"] == "websocket":
-            await self._app(scope, receive, send)
+
+            async def send_committed(message: Message) -> None:
+                if message["type"] == "websocket.send":
+                    refuse_open_session()
+                await send(message)
+
+            await self._app(scope, receive, send_committed)
             return
         status: int | None = None
-        refuse_open_session = watch_sessions()
+        held: Message | None = None
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, held
             if message["type"] == "http.response.start":
                 refuse_open_session()
-                status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                held = message  # until the first part of the body is there: an error in a stream before it is a 500
+                return
+            if held is not None:
+                start, held = held, None
+                status = start["status"]
+                await send(start)
             await send(message)
 
         try:

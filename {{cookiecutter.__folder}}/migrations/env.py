@@ -26,7 +26,7 @@ from app.database.probe import DatabaseNotReady, wait_for_database
 from app.instruments import span
 from app.logging import configure_logging
 from app.metadata import NAME
-from app.startup import errors_as_one_line
+from app.startup import database_password, errors_as_one_line
 from app.telemetry import telemetry
 
 _POLL = 0.25
@@ -65,7 +65,7 @@ async def migrate_online(settings: Settings) -> None:
     )
     engine = create_database_engine(
         settings.database_url.get_secret_value(),
-        settings.database_password,
+        database_password(settings, settings.database_url),
         connect_args={"server_settings": {"application_name": f"{NAME} migrations", **_no_time_limit(options)}},
         **vars(options),
     )
@@ -183,7 +183,7 @@ def _import_models() -> None:
 with errors_as_one_line():
     _import_models()
     if context.is_offline_mode():
-        migrate_offline(load_settings(database_url="postgresql://nobody@nowhere/"))
+        migrate_offline(load_settings(database_url="postgresql://nobody@nowhere/", database_password_file=None))
     else:
         loaded = load_settings()
         configure_logging(loaded)

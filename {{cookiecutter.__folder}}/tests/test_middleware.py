@@ -12,10 +12,10 @@ import structlog
 from fastapi import FastAPI, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import literal, select, text
 from starlette.testclient import WebSocketDenialResponse
 
-from app.dependencies import DbSession
+from app.dependencies import DbReader, DbSession
 
 
 @pytest.mark.parametrize("path", ["/things", "/nowhere", "/things?limit=0", "/fail"])
@@ -194,9 +194,9 @@ async def test_the_log_holds_no_row_that_failed(
 
 def test_a_web_socket_has_a_request_id_and_its_errors_their_cause(app: FastAPI) -> None:
     @app.websocket("/socket")
-    async def socket(websocket: WebSocket, session: DbSession) -> None:
+    async def socket(websocket: WebSocket, reader: DbReader) -> None:
         await websocket.accept()
-        await websocket.send_text(str(await session.scalar(text("SELECT 1"))))
+        await websocket.send_text(str(await reader.scalar(select(literal(1)))))
 
     @app.websocket("/refuse")
     async def refuse(websocket: WebSocket) -> None:

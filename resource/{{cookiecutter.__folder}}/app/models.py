@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import DateTime, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database.base import Base, uuid7
+from app.database.base import Base, Xmin, uuid7
 
 __all__ = ["{{ cookiecutter.__class }}"]
 
@@ -22,3 +22,4 @@ class {{ cookiecutter.__class }}(Base):
     updated_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
     )
+    xmin: Mapped[Xmin]

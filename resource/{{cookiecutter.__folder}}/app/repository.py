@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.base import uuid7
 from app.database.reader import Reader
-from app.database.statements import columns, fetch
-from app.errors import NotFound
+from app.database.statements import columns, fetch, is_version
+from app.errors import NotFound, PreconditionFailed
 from app.{{ cookiecutter.plural }}.models import {{ cookiecutter.__class }}
 from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out
 
 __all__ = [
+    "{{ cookiecutter.__class }}Modified",
     "{{ cookiecutter.__class }}NotFound",
     "change_{{ cookiecutter.singular }}",
     "create_{{ cookiecutter.singular }}",
@@ -27,15 +28,24 @@ __all__ = [
 ]
 
 _THIS = {{ cookiecutter.__class }}.id == bindparam("this_id")
+_UNCHANGED = is_version({{ cookiecutter.__class }}.xmin)
 _COLUMNS = columns({{ cookiecutter.__class }}, {{ cookiecutter.__class }}Out, New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes)
 
 _ONE = select(*_COLUMNS).where(_THIS)
+_ONE_UNCHANGED = _ONE.where(_UNCHANGED)
 _FIRST_PAGE = select(*_COLUMNS).order_by({{ cookiecutter.__class }}.id).limit(bindparam("limit"))
 _NEXT_PAGE = _FIRST_PAGE.where({{ cookiecutter.__class }}.id > bindparam("last_id"))
 # What INSERT and UPDATE write is named by the parameters that they are run with.
 _CREATE = insert({{ cookiecutter.__class }}.__table__).returning(*_COLUMNS)
-_CHANGE = update({{ cookiecutter.__class }}.__table__).where(_THIS).returning(*_COLUMNS)
-_DELETE = delete({{ cookiecutter.__class }}.__table__).where(_THIS).returning({{ cookiecutter.__class }}.id)
+_CHANGE = update({{ cookiecutter.__class }}.__table__).where(_THIS, _UNCHANGED).returning(*_COLUMNS)
+_DELETE = delete({{ cookiecutter.__class }}.__table__).where(_THIS, _UNCHANGED).returning({{ cookiecutter.__class }}.id)
+
+
+class {{ cookiecutter.__class }}Modified(PreconditionFailed):
+    """The {{ cookiecutter.__words }} has changed since the caller read it."""
+
+    def __init__(self) -> None:
+        super().__init__("The {{ cookiecutter.__words }} has changed since you read it: get it again, and decide anew.")
 
 
 class {{ cookiecutter.__class }}NotFound(NotFound):
@@ -72,27 +82,37 @@ async def list_{{ cookiecutter.plural }}(reader: Reader, *, limit: int, after: U
     return await reader.all(_NEXT_PAGE, {{ cookiecutter.__class }}Out, limit=limit, last_id=after)
 
 
-async def change_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes) -> {{ cookiecutter.__class }}Out:
+async def _refusal(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, if_match: list[str] | None) -> Exception:
+    if if_match is not None and await fetch(session, _ONE, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id):
+        return {{ cookiecutter.__class }}Modified()
+    return {{ cookiecutter.__class }}NotFound({{ cookiecutter.singular }}_id)
+
+
+async def change_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes, if_match: list[str] | None = None) -> {{ cookiecutter.__class }}Out:
     """Change some fields of {{ cookiecutter.__one }}.
 
     Raises
     ------
     {{ cookiecutter.__class }}NotFound
         If there is none with this id.
+    {{ cookiecutter.__class }}Modified
+        If it has none of the versions in ``if_match``.
     """
-    found = await fetch(session, _CHANGE if changes else _ONE, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id, **changes)
+    found = await fetch(session, _CHANGE if changes else _ONE_UNCHANGED, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id, if_match=if_match, **changes)
     if not found:
-        raise {{ cookiecutter.__class }}NotFound({{ cookiecutter.singular }}_id)
+        raise await _refusal(session, {{ cookiecutter.singular }}_id, if_match)
     return found[0]
 
 
-async def delete_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID) -> None:
+async def delete_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, if_match: list[str] | None = None) -> None:
     """Delete {{ cookiecutter.__one }}.
 
     Raises
     ------
     {{ cookiecutter.__class }}NotFound
         If there is none with this id.
+    {{ cookiecutter.__class }}Modified
+        If it has none of the versions in ``if_match``.
     """
-    if not await fetch(session, _DELETE, this_id={{ cookiecutter.singular }}_id):
-        raise {{ cookiecutter.__class }}NotFound({{ cookiecutter.singular }}_id)
+    if not await fetch(session, _DELETE, this_id={{ cookiecutter.singular }}_id, if_match=if_match):
+        raise await _refusal(session, {{ cookiecutter.singular }}_id, if_match)

@@ -8,6 +8,8 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from typing_extensions import TypedDict
 
+from app.etag import RowVersion
+
 __all__ = ["New{{ cookiecutter.__class }}", "{{ cookiecutter.__class }}Changes", "{{ cookiecutter.__class }}Out", "{{ cookiecutter.__class }}Page"]
 
 
@@ -51,6 +53,7 @@ class {{ cookiecutter.__class }}Out:
     name: str
     created_at: datetime
     updated_at: datetime
+    xmin: RowVersion
 
 
 @dataclass(slots=True)

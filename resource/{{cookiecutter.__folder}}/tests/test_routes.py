@@ -70,6 +70,18 @@ async def test_a_change_leaves_absent_fields_as_they_are(client: httpx2.AsyncCli
     assert (await client.patch(address, json={"name": None})).status_code == 422
 
 
+async def test_a_change_of_a_version_that_is_not_current_changes_nothing(client: httpx2.AsyncClient) -> None:
+    response = await client.post(ADDRESS, json={"name": "First"})
+    address, old = response.headers["Location"], response.headers["ETag"]
+    changed = await client.patch(address, json={"name": "Second"}, headers={"If-Match": old})
+    assert changed.status_code == 200
+    for method in ("PATCH", "DELETE"):
+        refused = await client.request(method, address, json={"name": "Third"}, headers={"If-Match": old})
+        assert refused.status_code == 412
+    current = {"If-None-Match": changed.headers["ETag"]}
+    assert (await client.get(address, headers=current)).status_code == 304
+
+
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 async def test_what_was_deleted_or_never_existed_is_404(client: httpx2.AsyncClient, method: str) -> None:
     deleted = f"{ADDRESS}/{(await create(client))['id']}"

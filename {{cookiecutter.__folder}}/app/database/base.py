@@ -1,17 +1,17 @@
 """Declarative base and id generator of all models. Models import nothing else from ``app.database``."""
 
 import sys
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from sqlalchemy import MetaData, Table
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy import FetchedValue, MetaData, Table
+from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
 else:
     from uuid_utils.compat import uuid7
 
-__all__ = ["Base", "uuid7"]
+__all__ = ["Base", "Xmin", "uuid7"]
 
 
 class Base(DeclarativeBase):
@@ -33,3 +33,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+Xmin = Annotated[int, mapped_column(system=True, server_default=FetchedValue())]
+"""Type of the attribute ``xmin``: the transaction that wrote the row. PostgreSQL has it in every table."""

@@ -1,9 +1,10 @@
 """Creates the engine: the only module that knows how the service connects. It does not read settings."""
 
 import re
+import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import asyncpg
@@ -15,6 +16,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, InvalidRequestError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.util import await_
 
 from app.database.errors import (
     READ_ONLY,
@@ -26,6 +28,7 @@ from app.database.errors import (
 )
 from app.database.internal.options import IDLE_IN_TRANSACTION, EngineOptions
 from app.database.internal.url import DatabaseUrl, parse_database_url
+from app.database.password import Password, PasswordSource, current_password
 from app.metadata import NAME
 
 __all__ = ["create_database_engine"]
@@ -61,6 +64,13 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
         self._read(command)
         return await super().executemany(command, *args, **options)
 
+    def set_socket_options(self, options: Iterable[tuple[int, int, int]]) -> None:
+        """Call ``setsockopt`` with each of the options, unless the connection is over a Unix socket."""
+        own = self._transport.get_extra_info("socket")
+        if own.family != socket.AF_UNIX:
+            for option in options:
+                own.setsockopt(*option)
+
     def _read(self, query: str) -> None:
         if _ENDS_TRANSACTION.match(query):
             raise InvalidRequestError(
@@ -86,7 +96,7 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
 
 def create_database_engine(
     url: str,
-    password: str | SecretStr | None = None,
+    password: Password | None = None,
     *,
     connect_args: Mapping[str, Any] | None = None,
     **options: Any,
@@ -95,8 +105,10 @@ def create_database_engine(
 
     Parameters
     ----------
-    url, password
+    url
         See `app.database.internal.url.parse_database_url`.
+    password
+        Password, if it is not in the URL; or a function, plain or async, that returns the one for each new connection.
     connect_args
         Additional arguments of ``asyncpg.connect``. They take precedence over the ones set here.
     options
@@ -112,9 +124,10 @@ def create_database_engine(
     chosen = EngineOptions(**options)
     if isinstance(password, SecretStr):
         password = password.get_secret_value()
-    target = parse_database_url(url, password)
+    source = password if callable(password) else None
+    target = parse_database_url(url, "" if callable(password) else password)
     arguments: dict[str, Any] = {
-        "timeout": target.connect_timeout or chosen.connect_timeout,
+        "timeout": chosen.connect_timeout if target.connect_timeout is None else target.connect_timeout or None,
         "connection_class": _HonestConnection,
     }
     guards = {}
@@ -136,8 +149,10 @@ def create_database_engine(
         **target.server_settings,
         **arguments.get("server_settings", {}),
     }
-    if target.password is not None:
+    if target.password is not None and source is None:
         arguments["password"] = target.password
+    if target.ssl is not None:
+        arguments["ssl"] = target.ssl
 
     engine = create_async_engine(
         "postgresql+asyncpg://",  # asyncpg reads the address: see app.database.internal.url, and `connect` below
@@ -153,11 +168,11 @@ def create_database_engine(
         # the value that broke it. Set this to False on your own machine while you debug.
         hide_parameters=True,
     )
-    _listen(engine, target)
+    _listen(engine, target, source)
     return engine
 
 
-def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
+def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | None) -> None:
     """Register event listeners that change defaults of the driver and the pool."""
     address = target.address
     # Each host has the whole connect timeout, as in libpq. asyncpg has one for all hosts, and a silent first host would
@@ -176,6 +191,8 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
     def connect(
         dialect: Dialect, record: ConnectionPoolEntry, cargs: tuple[Any, ...], cparams: dict[str, Any]
     ) -> DBAPIConnection:
+        if source is not None:
+            cparams = {**cparams, "password": await_(current_password(source, timeout=cparams["timeout"]))}
         for attempt in sorted(attempts, key=was_silent):
             try:
                 return dialect.connect(*cargs, **(attempt | cparams))
@@ -190,6 +207,12 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
                     silent[attempt["dsn"]] = time.monotonic()
                 failure = error
         raise DatabaseUnavailable(f"cannot reach PostgreSQL at {address}: {describe(failure)}") from failure
+
+    if target.socket_options:
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def set_socket_options(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+            connection.driver_connection.set_socket_options(target.socket_options)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def name_a_failed_statement(context: ExceptionContext) -> None:

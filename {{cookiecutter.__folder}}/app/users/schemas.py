@@ -10,6 +10,8 @@ from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from typing_extensions import TypedDict
 
+from app.etag import RowVersion
+
 __all__ = ["NewUser", "UserChanges", "UserOut", "UserPage"]
 
 
@@ -72,6 +74,7 @@ class UserOut:
     name: str
     created_at: datetime
     updated_at: datetime
+    xmin: RowVersion
 
 
 @dataclass(slots=True)
