@@ -17,11 +17,21 @@ import httpx2
 import psutil
 
 TEMPLATE = Path(__file__).resolve().parent.parent
-_HOME = Path(tempfile.mkdtemp(prefix="home-"))
-_HOME.chmod(0o711)  # an unprivileged PostgreSQL must have access
-(_HOME / "tmp").mkdir(mode=0o711)
-atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-_OURS = ("AUTH_", "DATABASE_", "TEST_DATABASE_", "LOG_", "OTEL_", "MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PYTEST")
+_OURS = ("AUTH_", "DATABASE_", "TEST_", "TESTS_", "LOG_", "OTEL_", "MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PYTEST")
+
+
+def _make_home() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="home-"))
+    home.chmod(0o711)  # an unprivileged PostgreSQL must have access
+    (home / "tmp").mkdir(mode=0o711)
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return home
+
+
+_HOME = Path(os.environ["TESTS_HOME"]) if "TESTS_HOME" in os.environ else _make_home()
+os.environ["TESTS_HOME"] = str(_HOME)  # for the workers of this run, which share its caches
+_SHARE = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+"""Number of workers for the tests of a project that a test runs: others run beside it."""
 
 
 def environment(**env: str) -> dict[str, str]:
@@ -33,12 +43,20 @@ def environment(**env: str) -> dict[str, str]:
         inherited
         | {"PATH": os.pathsep.join([*path, str(uv)]), "HOME": str(_HOME), "UV_CACHE_DIR": str(_HOME / "uv-cache")}
         | {"TMPDIR": str(_HOME / "tmp"), "MYPY_CACHE_DIR": str(_HOME / "mypy-cache")}
+        | {"PYTEST_XDIST_AUTO_NUM_WORKERS": str(_SHARE)}
         | env
     )
 
 
+def copy_template(folder: Path) -> Path:
+    """Copy what a clone of the template has, including uncommitted changes."""
+    ignored = [line.rstrip("/") for line in (TEMPLATE / ".gitignore").read_text().splitlines()]
+    shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns(".git", *ignored))
+    return folder
+
+
 def run(
-    *command: str, cwd: Path, timeout: float = 120, check: bool = True, **env: str
+    *command: str, cwd: Path, timeout: float = 300, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command until it ends."""
     with started(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **env) as process:
@@ -76,7 +94,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: Sequence[str], *, cwd: Path, port: int, timeout: float = 120, **env: str) -> Iterator[Any]:
+def serving(
+    command: Sequence[str], *, cwd: Path, port: int, timeout: float = 120, ready: str = "/health/ready", **env: str
+) -> Iterator[Any]:
     """Run a command, wait until it serves, and end it by Ctrl-C to its process group, as a terminal does."""
     with (
         tempfile.TemporaryFile("w+") as output,
@@ -88,7 +108,7 @@ def serving(command: Sequence[str], *, cwd: Path, port: int, timeout: float = 12
                 assert process.poll() is None, _read(output)
                 assert time.monotonic() < deadline, _read(output)
                 try:
-                    if httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+                    if httpx2.get(f"http://127.0.0.1:{port}{ready}").status_code == 200:
                         break
                 except httpx2.TransportError:
                     with suppress(subprocess.TimeoutExpired):

@@ -2,14 +2,14 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import TEMPLATE, environment, run
+from commands import TEMPLATE, copy_template, environment, run
+from containers import Podman, podman_in
 from cookiecutter.main import cookiecutter
 from pgbouncer import pooled
 from services import program
@@ -18,6 +18,18 @@ pytest_plugins = ["not_tested"]
 
 Bake = Callable[..., Path]
 HARD_FOLDER = 'it\'s a "folder" (ünï)'
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, and keep together what shares a fixture of its module.
+
+    Each worker of the run has its own `project`, with its own server: a test may stop it.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        shared = item._fixtureinfo.name2fixturedefs.values()
+        if any(fixtures[-1].scope == "module" for fixtures in shared) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture
@@ -70,21 +82,24 @@ def path_without_uv(tmp_path: Path) -> str:
     """A PATH with all programs of this machine, but for uv."""
     folder = tmp_path / "all-but-uv"
     folder.mkdir()
-    for program in (
-        path for place in environment()["PATH"].split(os.pathsep) for path in sorted(Path(place).glob("*"))
-    ):
-        if program.name not in {"uv", "uvx"} and not (folder / program.name).is_symlink():
-            (folder / program.name).symlink_to(program)
+    for place in environment()["PATH"].split(os.pathsep):
+        for found in Path(place).glob("*"):
+            if found.name not in {"uv", "uvx"} and not (folder / found.name).is_symlink():
+                (folder / found.name).symlink_to(found)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    """Podman with a store of its own."""
+    with podman_in(tmp_path_factory.mktemp("podman")) as podman:
+        yield podman
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A fresh clone of the template, including uncommitted changes, in a folder whose path needs quoting."""
-    ignored = [line.rstrip("/") for line in (TEMPLATE / ".gitignore").read_text().splitlines()]
-    copy = tmp_path / HARD_FOLDER / "clone"
-    shutil.copytree(TEMPLATE, copy, ignore=shutil.ignore_patterns(".git", *ignored))
-    return copy
+    return copy_template(tmp_path / HARD_FOLDER / "clone")
 
 
 @pytest.fixture

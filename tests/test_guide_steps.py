@@ -41,8 +41,8 @@ asyncio.run(main())
 """
 
 
-_NOT_OF_THE_DATABASE = {"PYTEST_ADDOPTS": "--ignore=tests/database"}
-"""For `make test`: those tests import no feature, and test_project runs them."""
+_ONLY_OF_FEATURES = {"PYTEST_ADDOPTS": "--ignore=tests/database --ignore=tests/telemetry/test_telemetry.py"}
+"""For `make test`: the other tests import no feature, and test_project runs them."""
 
 
 class Block(NamedTuple):
@@ -153,7 +153,7 @@ def fresh(project: Path, bake: Any) -> Path:
 def test_the_first_resource(fresh: Path, uvx: Path) -> None:
     """It ends with `make check`, `make test`, and a request."""
     path = f"{uvx}:{environment()['PATH']}"
-    follow("first-resource.md", fresh, TEMPLATE=str(TEMPLATE), PATH=path, **_NOT_OF_THE_DATABASE)
+    follow("first-resource.md", fresh, TEMPLATE=str(TEMPLATE), PATH=path, **_ONLY_OF_FEATURES)
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def test_removing_the_example(fresh: Path, bake: Any) -> None:
     for name in ("docs", "deploy"):
         (fresh / name).exists() and run("rm", "-r", name, cwd=fresh)
         (with_manifests / name).rename(fresh / name)
-    follow("removing-the-example.md", fresh, **_NOT_OF_THE_DATABASE)
+    follow("removing-the-example.md", fresh, **_ONLY_OF_FEATURES)
     applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "docs" / "deploying.md").read_text()))
     assert applied == {f"deploy/{path.name}" for path in (fresh / "deploy").glob("*.yaml")}
     code = "".join(path.read_text() for folder in ("app", "migrations") for path in (fresh / folder).rglob("*.py"))
@@ -173,7 +173,7 @@ def test_removing_the_example(fresh: Path, bake: Any) -> None:
 @pytest.mark.slow
 def test_the_guide_on_idempotency(fresh: Path) -> None:
     """It ends with `make check` and `make test` of a project without idempotency keys."""
-    follow("idempotency.md", fresh, **_NOT_OF_THE_DATABASE)
+    follow("idempotency.md", fresh, **_ONLY_OF_FEATURES)
     (migration,) = (fresh / "migrations" / "versions").glob("*_remove_idempotency_keys.py")
     assert re.findall(r'drop_table\("(\w+)"', migration.read_text()) == ["idempotency_keys"]
     code = "".join(path.read_text() for folder in ("app", "tests") for path in (fresh / folder).rglob("*.py"))
@@ -208,7 +208,7 @@ def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> Non
             _in_terminal(code, fresh)
     (fresh / ".venv").unlink()  # its own, without the SDK
     (fresh / "uv.lock").unlink()
-    done = run("make", "check", "test", cwd=fresh, timeout=600, **_NOT_OF_THE_DATABASE)
+    done = run("make", "check", "test", cwd=fresh, timeout=600, **_ONLY_OF_FEATURES)
     assert " passed" in done.stdout
 
 
@@ -236,12 +236,14 @@ def test_the_other_guides(fresh: Path, database: str, pooler: str) -> None:
 
     here = {"postgres@postgres.example:5432": f"postgres:{password}@{address}"}
     follow("transactions-and-retries.md", fresh, here)
+    follow("streams.md", fresh, here)
     follow("testing.md", fresh, here)
     (fresh / ".venv").unlink()  # PgQueuer goes into a venv of its own
     follow("background-jobs-and-scripts.md", fresh, here, TEMPLATE=str(TEMPLATE))
     shutil.copy2(TEMPLATE / "tests" / "jobs_under_faults.py", fresh / "tests" / "test_jobs_under_faults.py")
     run(program(fresh, "pytest"), "tests/test_jobs_under_faults.py", cwd=fresh)
     _jobs_are_done_behind_a_pooler(fresh, pooler)
+    follow("lost-updates.md", fresh, here)
     run("make", "check", cwd=fresh)
 
 

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     database_probe_pause: float = Field(default=2, ge=0)
     """Pause between two attempts."""
 
+    database_migration_lock_wait: float = Field(default=240, ge=0)
+    """How long a migration tries to get its locks on a busy table."""
+
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
     """Lowest level that is logged."""
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from random import getrandbits
 from typing import Final
 
@@ -40,15 +41,16 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
 
-        start = time.perf_counter()
         request_id = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
         if not _SANE_ID.fullmatch(request_id):  # it goes into logs and headers, where a line break would do harm
             request_id = f"{getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        refuse_open_session = watch_sessions(scope)
-        if scope["type"] == "websocket":
+        with watch_sessions(scope) as refuse_open_session:
+            if scope["type"] == "http":
+                await self._answer(scope, receive, send, refuse_open_session)
+                return
 
             async def send_committed(message: Message) -> None:
                 if message["type"] == "websocket.send":
@@ -56,7 +58,12 @@ class RequestMiddleware:
                 await send(message)
 
             await self._app(scope, receive, send_committed)
-            return
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, refuse_open_session: Callable[[], None]
+    ) -> None:
+        start = time.perf_counter()
+        request_id: str = scope["state"]["request_id"]
         status: int | None = None
         held: Message | None = None
 
@@ -68,9 +75,9 @@ class RequestMiddleware:
                 held = message  # until the first part of the body is there: an error in a stream before it is a 500
                 return
             if held is not None:
-                start, held = held, None
-                status = start["status"]
-                await send(start)
+                first, held = held, None
+                status = first["status"]
+                await send(first)
             await send(message)
 
         try:
