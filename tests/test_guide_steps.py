@@ -139,13 +139,13 @@ def test_the_first_resource(fresh: Path, uvx: Path) -> None:
 
 @pytest.mark.slow
 def test_removing_the_example(fresh: Path, bake: Any) -> None:
-    """It ends with `make check`, `make test`, and a ready service. The README applies all manifests that are left."""
+    """It ends with `make check`, `make test`, and a ready service. The project's page applies all manifests that are left."""
     with_manifests = bake(project_slug="with-manifests", deployment="kubernetes")
-    for name in ("README.md", "deploy"):
+    for name in ("docs", "deploy"):
         (fresh / name).exists() and run("rm", "-r", name, cwd=fresh)
         (with_manifests / name).rename(fresh / name)
     follow("removing-the-example.md", fresh, **_ONLY_OF_FEATURES)
-    applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "README.md").read_text()))
+    applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "docs" / "deploying.md").read_text()))
     assert applied == {f"deploy/{path.name}" for path in (fresh / "deploy").glob("*.yaml")}
     code = "".join(path.read_text() for folder in ("app", "migrations") for path in (fresh / folder).rglob("*.py"))
     assert not re.search("app.users|email_validator", code)
