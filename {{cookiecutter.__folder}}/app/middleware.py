@@ -1,5 +1,6 @@
 """The outermost layer of a request: request id, access log line, body size limit, and the 500 of last resort."""
 
+import asyncio
 import re
 import time
 from random import getrandbits
@@ -11,9 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.database.internal.transaction import watch_sessions
+from app.overload import ProcessorQueue, refuse
 from app.problems import problem
 
 __all__ = ["RequestMiddleware"]
+
+_BODY_SECONDS: Final = 20
+_BODY_RATE: Final = 16 * 1024
+"""A body may take these seconds, and one more for each 16 KiB of it, as with Apache's RequestReadTimeout."""
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = structlog.get_logger(__name__)
@@ -28,10 +34,13 @@ class RequestMiddleware:
         Application to wrap.
     max_body_bytes
         Size limit of a request body, in bytes; a longer one gets a 413.
+    processor
+        Queue that refuses requests under overload, with a 503.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, processor: ProcessorQueue) -> None:
         self._app = app
+        self._processor = processor
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,6 +53,9 @@ class RequestMiddleware:
         request_id = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
         if not _SANE_ID.fullmatch(request_id):  # it goes into logs and headers, where a line break would do harm
             request_id = f"{getrandbits(128):032x}"
+        if scope["type"] == "http" and not self._processor.admit(scope):
+            await refuse(send, scope["path"], request_id)
+            return
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -57,6 +69,8 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 refuse_open_session()
+                if status is None:
+                    self._processor.leave(message["status"])
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
@@ -70,20 +84,32 @@ class RequestMiddleware:
             answer = problem(Request(scope), 500, "The service failed. Quote the request id when you report it.")
             await answer(scope, receive, send_with_id)
         finally:
+            if status is None:
+                self._processor.leave(None)
             _log.info(
                 "request",
                 method=scope["method"],
                 route=getattr(scope.get("route"), "path", None),
                 status=status,
+                client=(scope.get("client") or (None,))[0],
                 duration_ms=round((time.perf_counter() - start) * 1000, 2),
             )
 
     def _limited(self, receive: Receive) -> Receive:
         received = 0
+        complete = False
+        start = asyncio.get_running_loop().time()
 
         async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            if complete:  # what comes is a disconnect, at any time
+                return await receive()
+            try:
+                async with asyncio.timeout_at(start + _BODY_SECONDS + received / _BODY_RATE):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, "The body did not arrive in time.", {"Connection": "close"}) from None
+            complete = not message.get("more_body")
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
                 # Discard the rest, up to a limit: most clients send the whole body before they read the response.
