@@ -94,7 +94,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: Sequence[str], *, cwd: Path, port: int, timeout: float = 120, **env: str) -> Iterator[Any]:
+def serving(
+    command: Sequence[str], *, cwd: Path, port: int, timeout: float = 120, ready: str = "/health/ready", **env: str
+) -> Iterator[Any]:
     """Run a command, wait until it serves, and end it by Ctrl-C to its process group, as a terminal does."""
     with (
         tempfile.TemporaryFile("w+") as output,
@@ -106,7 +108,7 @@ def serving(command: Sequence[str], *, cwd: Path, port: int, timeout: float = 12
                 assert process.poll() is None, _read(output)
                 assert time.monotonic() < deadline, _read(output)
                 try:
-                    if httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+                    if httpx2.get(f"http://127.0.0.1:{port}{ready}").status_code == 200:
                         break
                 except httpx2.TransportError:
                     with suppress(subprocess.TimeoutExpired):

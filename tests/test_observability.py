@@ -155,6 +155,28 @@ def test_the_dashboard_shows_all_that_is_emitted(folder: Path, emitted: dict[str
     assert {re.sub("_(bucket|count|sum)$", "", name) for name in shown} == families
 
 
+@pytest.mark.slow
+def test_the_page_names_all_that_is_emitted_with_its_labels(bake: Any, emitted: dict[str, set[str]]) -> None:
+    page = (bake() / "docs" / "metrics.md").read_text()
+    documented = {
+        family(as_prometheus({"name": name, "unit": unit, "sum": {}}).pop()): {
+            label.replace(".", "_") for label in re.findall("`([a-z._]+)`", labels)
+        }
+        for name, unit, labels in re.findall(r"^\| `([a-z._]+)` \| `(.+?)` \| (.*?)\| ", page, re.MULTILINE)
+    }
+    sent: dict[str, set[str]] = {}
+    for name, labels in emitted.items():
+        sent.setdefault(family(name), set()).update(labels)
+    assert documented.keys() == sent.keys()
+    for name, labels in sent.items():
+        assert labels - {"error_type"} == documented[name] - {"error_type"}, name
+
+
+def family(name: str) -> str:
+    """Return the name of a metric without what Prometheus adds for its kind."""
+    return re.sub("_(bucket|count|sum|total)$", "", name)
+
+
 @needs_promtool
 def test_the_alerts_are_raised_by_their_faults_and_by_nothing_else(folder: Path) -> None:
     """By the tests that a project has."""

@@ -54,7 +54,7 @@ def project_behind_pooler(project: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def server(project: Path) -> Iterator[str]:
-    """URL of a server of the test's own, whose role has the time limits that the README asks for."""
+    """URL of a server of the test's own, whose role has the time limits that docs/settings.md asks for."""
     script = (
         "import sys\nfrom dev.cluster import temporary_cluster\nwith temporary_cluster() as cluster:\n"
         "    print(cluster.url(), flush=True)\n    sys.stdin.read()\n"

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     database_probe_pause: float = Field(default=2, ge=0)
     """Pause between two attempts."""
 
+    database_migration_lock_wait: float = Field(default=240, ge=0)
+    """How long a migration tries to get its locks on a busy table."""
+
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
     """Lowest level that is logged."""
 
@@ -105,6 +108,9 @@ class ServiceSettings(Settings):
 
     auth: AuthOptions = Field(default_factory=dict, validate_default=True)
     """Options of authentication: AUTH_ISSUER and so on, if there are any."""
+
+    processor_timeout: float = Field(default=0.2, ge=0)
+    """How long a new request may expect to wait for the processor; if longer, it gets a 503 at once. 0: no limit."""
 
 
 class SettingsError(Exception):

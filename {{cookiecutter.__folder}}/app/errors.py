@@ -1,6 +1,14 @@
 """Errors of the domain. They know nothing of HTTP: `app.problems` turns them into responses."""
 
-__all__ = ["Busy", "Conflict", "DomainError", "NotFound", "PreconditionFailed", "Unprocessable"]
+__all__ = [
+    "Busy",
+    "Conflict",
+    "DomainError",
+    "NotFound",
+    "PreconditionFailed",
+    "RefersToNothing",
+    "Unprocessable",
+]
 
 
 class DomainError(Exception):
@@ -25,3 +33,11 @@ class PreconditionFailed(DomainError):
 
 class Unprocessable(DomainError):
     """The request is valid in itself, but contradicts an earlier one."""
+
+
+class RefersToNothing(Unprocessable):
+    """A field of the body refers to a row that does not exist."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__("The request refers to a row that does not exist; see errors.")
+        self.field = field

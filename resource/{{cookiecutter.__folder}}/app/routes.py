@@ -1,3 +1,4 @@
+{%- set it = cookiecutter | resource -%}
 """The {{ cookiecutter.plural }} routes: they only translate between HTTP and the repository."""
 
 from typing import Annotated
@@ -11,10 +12,12 @@ from app.dependencies import DbReader, DbSession
 from app.docs import header
 from app.etag import ETAG, IfMatch, IfNoneMatch, tagged
 from app.idempotency.dependencies import once
+{%- if not it.has_query %}
 from app.pagination import Cursor, Limit, cut
+{%- endif %}
 from app.problems import problem_responses
 from app.{{ cookiecutter.plural }} import repository
-from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out, {{ cookiecutter.__class }}Page
+from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out, {{ cookiecutter.__class }}Page{% if it.has_query %}, {{ cookiecutter.__class }}Query{% endif %}
 
 __all__ = ["router"]
 
@@ -49,6 +52,14 @@ async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }},
     dependencies=_READ,
     responses=header(200, Link='URL of the next page, as rel="next".') | problem_responses(422),
 )
+{%- if it.has_query %}
+async def list_{{ cookiecutter.plural }}(
+    reader: DbReader, request: Request, response: Response, query: Annotated[{{ cookiecutter.__class }}Query, Query()]
+) -> {{ cookiecutter.__class }}Page:
+    """List {{ cookiecutter.plural }}, a page at a time."""
+    found = await repository.list_{{ cookiecutter.plural }}(reader, query)
+    return {{ cookiecutter.__class }}Page(*query.cut(found, request, response))
+{%- else %}
 async def list_{{ cookiecutter.plural }}(
     reader: DbReader,
     request: Request,
@@ -60,6 +71,7 @@ async def list_{{ cookiecutter.plural }}(
     # One row more than requested shows whether there is a next page.
     found = await repository.list_{{ cookiecutter.plural }}(reader, limit=limit + 1, after=cursor)
     return {{ cookiecutter.__class }}Page(*cut(found, limit, request, response))
+{%- endif %}
 
 
 @router.patch("/{ {{- cookiecutter.singular }}_id}", dependencies=_WRITE, responses=header(200, ETag=ETAG) | problem_responses(400, 404, 409, 412, 413, 422))
@@ -71,7 +83,7 @@ async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUI
 
 
 @router.delete(
-    "/{ {{- cookiecutter.singular }}_id}", status_code=204, response_class=Response, dependencies=_WRITE, responses=problem_responses(404, 412, 422)
+    "/{ {{- cookiecutter.singular }}_id}", status_code=204, response_class=Response, dependencies=_WRITE, responses=problem_responses(404, 409, 412, 422)
 )
 async def delete_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, if_match: IfMatch = None) -> None:
     """Delete {{ cookiecutter.__one }}."""

@@ -1,9 +1,10 @@
 """Declarative base and id generator of all models. Models import nothing else from ``app.database``."""
 
 import sys
+import zlib
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from sqlalchemy import FetchedValue, MetaData, Table
+from sqlalchemy import CheckConstraint, FetchedValue, MetaData, Table
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 if sys.version_info >= (3, 14):
@@ -11,7 +12,7 @@ if sys.version_info >= (3, 14):
 else:
     from uuid_utils.compat import uuid7
 
-__all__ = ["Base", "Xmin", "uuid7"]
+__all__ = ["Base", "Xmin", "one_of", "uuid7"]
 
 
 class Base(DeclarativeBase):
@@ -37,3 +38,22 @@ class Base(DeclarativeBase):
 
 Xmin = Annotated[int, mapped_column(system=True, server_default=FetchedValue())]
 """Type of the attribute ``xmin``: the transaction that wrote the row. PostgreSQL has it in every table."""
+
+
+def one_of(column: str, *values: str) -> CheckConstraint:
+    """Return the constraint that a text column has one of some values.
+
+    Its name contains a checksum of the values, since Alembic compares the names of constraints only: after a change of
+    the values, ``make migration`` writes their replacement. Existing rows are not checked (NOT VALID), so that adding
+    a value does not lock the table while it is read.
+
+    Parameters
+    ----------
+    column
+        Name of the column.
+    values
+        Values, which consist of letters, digits, ``_``, ``-`` and ``.``.
+    """
+    names = ", ".join(f"'{value}'" for value in values)
+    checksum = zlib.crc32(" ".join(sorted(values)).encode())
+    return CheckConstraint(f"{column} IN ({names})", name=f"{column}_{checksum:08x}", postgresql_not_valid=True)

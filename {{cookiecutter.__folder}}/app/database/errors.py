@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from asyncpg import InvalidCachedStatementError
+from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -22,6 +23,7 @@ __all__ = [
     "is_refused",
     "is_unavailable",
     "sqlstate",
+    "violated_reference",
     "violates",
 ]
 
@@ -100,6 +102,12 @@ def violates(error: BaseException, constraint: str) -> bool:
     """Return whether an error is the violation of a constraint, or of a unique index, with this name."""
     # Citus appends the number of the shard to the names in it. Numbers begin at 102008.
     return re.fullmatch(re.escape(constraint) + r"(_\d{6,})?", constraint_name(error) or "") is not None
+
+
+def violated_reference(error: BaseException, table: Table) -> str | None:
+    """Return the column of the table whose foreign key was violated, or None for other errors."""
+    keys = {str(key.name): key.column_keys[0] for key in table.foreign_key_constraints}
+    return next((column for name, column in keys.items() if violates(error, name)), None)
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -4,8 +4,8 @@ The promise is that a response with status 2xx means a committed transaction.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from inspect import isasyncgenfunction, isgeneratorfunction, unwrap
 from types import TracebackType
@@ -161,8 +161,9 @@ class _Request:
 _request: ContextVar[_Request | None] = ContextVar("_request", default=None)
 
 
-def watch_sessions(scope: Mapping[str, Any]) -> Callable[[], None]:
-    """Watch the sessions of a request. Return a function to call before its response, or each message, is sent.
+@contextmanager
+def watch_sessions(scope: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
+    """Watch the sessions of a request. Yield a function to call before its response, or each message, is sent.
 
     Parameters
     ----------
@@ -175,8 +176,12 @@ def watch_sessions(scope: Mapping[str, Any]) -> Callable[[], None]:
         By that function, if the current task has an open session, which would be committed after the response.
     """
     request = _Request(scope)
-    _request.set(request)
-    return request.refuse_open_session
+    token = _request.set(request)
+    try:
+        yield request.refuse_open_session
+    finally:
+        # A client in the same process, as in tests, calls the service in its own context.
+        _request.reset(token)
 
 
 def refuse_autocommit(options: Mapping[str, Any]) -> None:
