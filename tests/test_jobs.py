@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import TEMPLATE, run, started
+from commands import TEMPLATE, environment, run, started
 from services import program
 from test_guide_steps import follow
 
