@@ -65,7 +65,6 @@ class Clients:
         How often a client repeats a request that was refused or given up.
     pause
         Seconds before a repetition.
-
     """
 
     def __init__(self, port: int, method: str, path: str, *, patience: float, retries: int, pause: float) -> None:

@@ -56,11 +56,7 @@ def navigation(index: str) -> str:
 
 def _normal(link: str) -> str:
     """Return the name of a page from the root, for a link in docs/README.md."""
-    return (
-        link.removeprefix("../").replace("{{cookiecutter.__folder}}/", f"{GENERATED}/")
-        if link[0] == "."
-        else f"docs/{link}"
-    )
+    return link.removeprefix("../").replace("{{cookiecutter.__folder}}/", f"{GENERATED}/") if link[0] == "." else f"docs/{link}"
 
 
 def write_start_page(app: Any, error: Exception | None) -> None:
