@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.progress import Progress
 
-from benchmarks import telemetry
+from benchmarks import telemetry, versions
 from benchmarks.cold import cold_start
 from benchmarks.growth import growth
 from benchmarks.layers import ROUTES, compare
@@ -20,14 +20,15 @@ from benchmarks.report import CHART, PAGE, details, draw, machine, markdown, rem
 from benchmarks.tokens import TOKEN_STEPS, access_tokens
 
 GROWTH_STEPS, COLD_STEPS = 5 + 2 + 4 + 3, 3
-TELEMETRY_ROUNDS = 8
+TELEMETRY_ROUNDS = VERSION_ROUNDS = 8
 TELEMETRY_STEPS = len(telemetry.ROUTES) * len(telemetry.VARIANTS) * TELEMETRY_ROUNDS
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Two minutes: only the routes and the cold start, printed and not written.")
 @click.option("--telemetry-only", is_flag=True, help="Only what telemetry costs, printed and not written.")
-def main(quick: bool, telemetry_only: bool) -> None:
+@click.option("--against", metavar="COMMIT", help="Only an earlier version and this one, printed and not written.")
+def main(quick: bool, telemetry_only: bool, against: str | None) -> None:
     """Measure what the layers of a service cost."""
     for program, package in (("wrk", "wrk"), ("taskset", "util-linux")):
         if not shutil.which(program):
@@ -45,6 +46,15 @@ def main(quick: bool, telemetry_only: bool) -> None:
             if telemetry_only:
                 progress.update(task, description="telemetry", total=TELEMETRY_STEPS)
                 click.echo(markdown(_telemetry(project, advance)))
+                return
+            if against:
+                progress.update(task, description="two versions", total=VERSION_ROUNDS * versions.STEPS)
+                with tempfile.TemporaryDirectory() as folder:
+                    Path(folder).chmod(0o711)  # if we are root, PostgreSQL runs as another user and must get through
+                    rows = versions.against(
+                        against, project, Path(folder), rounds=VERSION_ROUNDS, seconds=2, advance=advance
+                    )
+                click.echo(markdown(rows))
                 return
             progress.update(task, description="the routes, four applications")
             results, memory = compare(project, users=users, rounds=rounds, seconds=seconds, advance=advance)

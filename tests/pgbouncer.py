@@ -1,24 +1,20 @@
 """PgBouncer in transaction mode, in front of a PostgreSQL of the tests."""
 
 import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-from commands import free_port
+from commands import free_port, started
+from machine import need, where
 
 
 @contextmanager
 def pooled(url: str, *, clients: int = 200) -> Iterator[str]:
     """Yield the URL of a database behind a PgBouncer that has few connections to the server."""
-    pgbouncer = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if pgbouncer is None and "CI" not in os.environ:
-        pytest.skip("PgBouncer is not installed; CI installs it")
+    need("pgbouncer")
     target, port = urlsplit(url), free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -33,9 +29,7 @@ def pooled(url: str, *, clients: int = 200) -> Iterator[str]:
             # PostgreSQL copies a database only if it has no connections, and waits five seconds for that.
             "server_idle_timeout = 1\n"
         )
-        command = [str(pgbouncer), "-q", str(folder / "ini")]
-        with subprocess.Popen(command, user="nobody" if os.geteuid() == 0 else None) as process:
-            try:
-                yield f"postgresql://{target.username}:{target.password}@127.0.0.1:{port}{target.path}"
-            finally:
-                process.terminate()
+        command = [str(where("pgbouncer")), "-q", str(folder / "ini")]
+        with started(command, cwd=folder, user="nobody" if os.geteuid() == 0 else None) as process:
+            yield f"postgresql://{target.username}:{target.password}@127.0.0.1:{port}{target.path}"
+            process.terminate()

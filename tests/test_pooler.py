@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from commands import environment, free_port, run, serving
+from commands import free_port, run, serving, started
 from pgbouncer import pooled
 from services import failing_start, program, service
 from sql import execute
@@ -54,15 +54,13 @@ def project_behind_pooler(project: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def server(project: Path) -> Iterator[str]:
-    """URL of a server of the test's own, whose role has the time limits that the README asks for."""
+    """URL of a server of the test's own, whose role has the time limits that docs/settings.md asks for."""
     script = (
         "import sys\nfrom dev.cluster import temporary_cluster\nwith temporary_cluster() as cluster:\n"
         "    print(cluster.url(), flush=True)\n    sys.stdin.read()\n"
     )
     command = [program(project, "python"), "-c", script]
-    with subprocess.Popen(
-        command, cwd=project, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with started(command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         execute(url, *(f"ALTER ROLE postgres SET {limit}" for limit in LIMITS))

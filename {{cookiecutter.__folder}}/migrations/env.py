@@ -28,7 +28,7 @@ from app.database.probe import DatabaseNotReady, wait_for_database
 from app.instruments import span
 from app.logging import configure_logging
 from app.metadata import NAME
-from app.startup import errors_as_one_line
+from app.startup import database_password, errors_as_one_line
 from app.telemetry import telemetry
 from migrations.attempts import LIMITS, run_migrations
 
@@ -65,7 +65,7 @@ async def migrate_online(settings: Settings) -> None:
     )
     engine = create_database_engine(
         settings.database_url.get_secret_value(),
-        settings.database_password,
+        database_password(settings, settings.database_url),
         connect_args={"server_settings": {"application_name": f"{NAME} migrations", **_no_time_limit(options)}},
         **vars(options),
     )
@@ -172,7 +172,12 @@ def _configure(connection: Connection, schema: str | None) -> None:
             raise CommandError(f"in an autocommit block SQL must name its schema, {schema}: {statement.text}")
 
     # One transaction for each, so that none keeps its locks while the next one runs.
-    context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        transaction_per_migration=True,
+        autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+    )
 
 
 def _quoted(name: str) -> str:
@@ -188,7 +193,7 @@ def _import_models() -> None:
 with errors_as_one_line():
     _import_models()
     if context.is_offline_mode():
-        migrate_offline(load_settings(database_url="postgresql://nobody@nowhere/"))
+        migrate_offline(load_settings(database_url="postgresql://nobody@nowhere/", database_password_file=None))
     else:
         loaded = load_settings()
         configure_logging(loaded)
