@@ -6,13 +6,15 @@ test is skipped. ``python3 tests/machine.py`` prints the packages to install.
 
 import os
 import shutil
+from pathlib import Path
 
-__all__ = ["PACKAGES", "need", "where"]
+__all__ = ["PACKAGES", "machines_postgresql", "need", "where"]
 
 PACKAGES = {
     "chromedriver": "chromium-driver",  # the page /docs in a browser
     "chromium": "chromium",
     "curl": "curl",  # the guides' commands, as they stand there
+    "initdb": "postgresql",  # TLS, and another version than the wheel's
     "git": "git",  # updates of a project, hooks of a commit
     "mmdebstrap": "mmdebstrap",  # the base of the image, and a bare machine
     "pgbouncer": "pgbouncer",  # a connection pooler
@@ -22,7 +24,8 @@ PACKAGES = {
 }
 """All programs, each with its package in Debian."""
 
-_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
+_SERVERS = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", *_SERVERS])
 
 
 def where(name: str) -> str | None:
@@ -40,6 +43,12 @@ def need(*names: str) -> None:
     if missing := [name for name in names if name != "root" and not where(name)]:
         packages = " ".join(PACKAGES[name] for name in missing)
         pytest.skip(f"needs {', '.join(missing)} (on Debian: apt-get install {packages})")
+
+
+def machines_postgresql() -> Path:
+    """Return the folder of the programs of the PostgreSQL that is installed on this machine, beside the wheel's."""
+    need("initdb")
+    return Path(where("initdb") or "").parent
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +11,6 @@ import asyncpg
 import pytest
 from commands import TEMPLATE, environment, free_port, run, serving, started
 from machine import need
-from services import program
 from sql import execute, rows
 
 _BLOCK = re.compile(r"(?:^\*\*`([^`\n]+)`\*\*([^\n]*)\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -22,23 +20,6 @@ _VARIES = {
     "<request id>": re.compile(r"\b[0-9a-f]{32}\b"),
     "<time>": re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z"),
 }
-
-
-_ADD_A_JOB = """
-import asyncio
-from app.config import load_settings
-from app.jobs import add_job
-from app.startup import open_database
-from app.users import repository
-from app.users.schemas import NewUser
-
-async def main():
-    async with open_database(load_settings()) as database, database.session() as session:
-        user = await repository.create_user(session, NewUser(email="ada@example.com", name="Ada"))
-        await add_job(session, "welcome", user_id=str(user.id))
-
-asyncio.run(main())
-"""
 
 
 _ONLY_OF_FEATURES = {"PYTEST_ADDOPTS": "--ignore=tests/database --ignore=tests/telemetry/test_telemetry.py"}
@@ -213,7 +194,7 @@ def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_other_guides(fresh: Path, database: str, pooler: str) -> None:
+def test_the_other_guides(fresh: Path, database: str) -> None:
     """One project with the files of all of them passes `make check`."""
     server, _, name = database.removeprefix("postgresql://postgres:").rpartition("/")
     password, _, address = server.partition("@")
@@ -238,24 +219,8 @@ def test_the_other_guides(fresh: Path, database: str, pooler: str) -> None:
     follow("transactions-and-retries.md", fresh, here)
     follow("streams.md", fresh, here)
     follow("testing.md", fresh, here)
-    (fresh / ".venv").unlink()  # PgQueuer goes into a venv of its own
-    follow("background-jobs-and-scripts.md", fresh, here, TEMPLATE=str(TEMPLATE))
-    shutil.copy2(TEMPLATE / "tests" / "jobs_under_faults.py", fresh / "tests" / "test_jobs_under_faults.py")
-    run(program(fresh, "pytest"), "tests/test_jobs_under_faults.py", cwd=fresh)
-    _jobs_are_done_behind_a_pooler(fresh, pooler)
     follow("lost-updates.md", fresh, here)
     run("make", "check", cwd=fresh)
-
-
-def _jobs_are_done_behind_a_pooler(project: Path, pooler: str) -> None:
-    env = {"DATABASE_URL": pooler, "DATABASE_SCHEMA": "jobs_there", "DATABASE_POOLER": "pgbouncer"}
-    run(program(project, "alembic"), "upgrade", "head", cwd=project, **env)
-    run(program(project, "python"), "-c", _ADD_A_JOB, cwd=project, **env)
-    command = [program(project, "python"), "-m", "app.scripts.worker"]
-    with started(command, cwd=project, stderr=subprocess.PIPE, **env) as worker:
-        assert any("job done" in line for line in worker.stderr)
-        worker.terminate()
-        assert worker.wait(60) == 0
 
 
 _LINK = re.compile(r"""(?:\]\(|(?:href|src)=")([^)"\s]+)""")

@@ -1,10 +1,10 @@
 """Dependencies that handlers can ask for."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI
 from fastapi.dependencies.models import Dependant
@@ -16,7 +16,9 @@ from app.database.internal.transaction import LateCommitError, yields
 from app.database.reader import Reader
 from app.database.session import DatabaseSessionDependency, db_session_dependency
 
-__all__ = ["DbFallbackReader", "DbReader", "DbReplicaReader", "DbSession", "refuse_late_commits"]
+__all__ = ["DbFallbackReader", "DbReader", "DbReplicaReader", "DbSession", "max_body_bytes", "refuse_late_commits"]
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 async def _session(connection: HTTPConnection) -> AsyncSession:
@@ -69,6 +71,25 @@ async def _replica_reader() -> Reader:
 DbReplicaReader = Annotated[Reader, Depends(_replica_reader)]
 """A reader of a replica, or of the primary while the replicas are away; for handlers that may return old rows. Without
 DATABASE_REPLICA_URL: `DbReader`."""
+
+
+def max_body_bytes(limit: int) -> Callable[[Handler], Handler]:
+    """Give a handler a size limit of its own for the request body, such as a larger one for an upload.
+
+    It stands below the route's decorator. A handler with a large limit should read ``request.stream()``: other ways
+    keep the whole body in memory.
+
+    Parameters
+    ----------
+    limit
+        Size in bytes; a longer body gets a 413.
+    """
+
+    def mark(handler: Handler) -> Handler:
+        handler.__dict__["max_body_bytes"] = limit
+        return handler
+
+    return mark
 
 
 def refuse_late_commits(app: FastAPI) -> None:

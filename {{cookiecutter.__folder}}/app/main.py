@@ -20,6 +20,7 @@ from app.docs import DuplicateOperationIdError, install_docs, operation_id, refu
 from app.logging import configure_logging
 from app.metadata import DESCRIPTION, NAME, VERSION
 from app.middleware import RequestMiddleware
+from app.overload import ProcessorQueue
 from app.problems import install_problems
 from app.startup import open_database
 from app.telemetry import is_on
@@ -54,6 +55,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     settings
         Settings to use; None: read them when the service starts, so that this module can be imported without any.
     """
+    processor = ProcessorQueue()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +63,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         configure_logging(current)
         refuse_late_commits(app)
         refuse_duplicate_operation_ids(app)
+        processor.timeout = current.processor_timeout
         async with open_database(current, database=db_session_dependency), open_auth(current.auth):
             # Everything allocated so far lives as long as the process, so the garbage collector need not examine it
             # again; requests leave few cycles, so it need not run every 700 objects. 5 to 15 % more requests/s.
@@ -81,7 +84,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     install_problems(app)
     install_docs(app)
     # The middleware added last is the outermost.
-    app.add_middleware(RequestMiddleware, max_body_bytes=_MAX_BODY_BYTES)
+    app.add_middleware(RequestMiddleware, max_body_bytes=_MAX_BODY_BYTES, processor=processor)
     app.add_middleware(_OneLineStartup)
     for feature in _FEATURES:
         app.include_router(import_module(f"app.{feature}.routes").router)

@@ -1,5 +1,6 @@
 """Creates the engine: the only module that knows how the service connects. It does not read settings."""
 
+import asyncio
 import re
 import socket
 import ssl
@@ -26,7 +27,8 @@ from app.database.errors import (
     has_outdated_plan,
     sqlstate,
 )
-from app.database.internal.options import IDLE_IN_TRANSACTION, EngineOptions
+from app.database.internal.options import CONNECTION_CHECK, IDLE_IN_TRANSACTION, EngineOptions
+from app.database.internal.pool import Pool
 from app.database.internal.url import DatabaseUrl, parse_database_url
 from app.database.password import Password, PasswordSource, current_password
 from app.metadata import NAME
@@ -35,6 +37,9 @@ __all__ = ["create_database_engine"]
 
 _DRIVER_GRACE: Final = 1.0
 """Extra seconds before the driver times out: the server's own error says more."""
+
+_CLOSE: Final = 0.5
+"""Seconds for which a new connection waits for those that are being closed; usually a few milliseconds."""
 
 _SILENT: Final = 10.0
 """Seconds for which a host that did not answer in time is tried after the others."""
@@ -53,6 +58,32 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
 
     settings_changed = False
     """Whether a plain SET may have changed the connection for its next user."""
+
+    closing: set[asyncio.Task[Any]]
+    """Tasks that close connections of the same engine."""
+
+    _is_closing = False
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109  # as asyncpg has it
+        """End the running statement on the server, and then the connection."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.closing.add(task)
+        self._is_closing = True
+        try:
+            await super().close(timeout=timeout)
+        finally:
+            self._is_closing = False
+            self.closing.discard(task)
+
+    def terminate(self) -> None:
+        """Close the socket, unless `close` is at work. It has a time limit of its own.
+
+        If a task is cancelled again while it closes its connection, SQLAlchemy calls this: the statement would run on,
+        on a connection that the pool no longer counts.
+        """
+        if not self._is_closing:
+            super().terminate()
 
     async def prepare(self, query: str, **options: Any) -> Any:
         """Prepare a statement. SQLAlchemy calls this once for each text and connection, not for BEGIN and COMMIT."""
@@ -128,9 +159,9 @@ def create_database_engine(
     target = parse_database_url(url, "" if callable(password) else password)
     arguments: dict[str, Any] = {
         "timeout": chosen.connect_timeout if target.connect_timeout is None else target.connect_timeout or None,
-        "connection_class": _HonestConnection,
+        "connection_class": type("Connection", (_HonestConnection,), {"closing": set()}),
     }
-    guards = {}
+    guards = {"client_connection_check_interval": CONNECTION_CHECK}
     if chosen.statement_timeout:
         guards["statement_timeout"] = str(max(1, round(chosen.statement_timeout * 1000)))
         guards["idle_in_transaction_session_timeout"] = IDLE_IN_TRANSACTION
@@ -159,6 +190,7 @@ def create_database_engine(
         connect_args=arguments,
         isolation_level=chosen.isolation_level,
         execution_options={"schema_translate_map": {None: chosen.schema}} if chosen.schema else {},
+        poolclass=Pool,
         pool_size=chosen.pool_size,
         max_overflow=chosen.max_overflow,
         pool_timeout=chosen.pool_timeout,
@@ -193,6 +225,9 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | N
     ) -> DBAPIConnection:
         if source is not None:
             cparams = {**cparams, "password": await_(current_password(source, timeout=cparams["timeout"]))}
+        if closing := cparams["connection_class"].closing:
+            # They may still be connected, and PostgreSQL may have no room for more than the size of the pool.
+            await_(asyncio.wait(closing, timeout=_CLOSE))
         for attempt in sorted(attempts, key=was_silent):
             try:
                 return dialect.connect(*cargs, **(attempt | cparams))
