@@ -12,7 +12,7 @@ unexport VIRTUAL_ENV
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench drill picture lint fix
+.PHONY: help demo test bench drill picture docs lint fix
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,11 @@ drill: .venv/.installed ## Fail over a PostgreSQL cluster under load, and settle
 picture: .venv/.installed ## Draw the guide's dashboard from the metrics of a run of a minute
 	@uv run --quiet --group bench python -m benchmarks.dashboard
 
-lint: .venv/.installed
+docs: .venv/.installed ## Build the site of the documentation in site/html/; a dead link is an error
+	@uv run --quiet --group docs sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs --doctree-dir site/.doctrees . site/html
+	@echo 'open site/html/index.html'
+
+lint: .venv/.installed ## Check the template's own code
 	ruff check --no-cache
 	ruff format --no-cache --check
 

@@ -14,7 +14,7 @@ GENERATED = "site/project"
 
 project = "FastAPI on PostgreSQL"
 extensions = ["myst_parser"]
-include_patterns = ["*.md", "docs/**/*.md", "benchmarks/*.md", f"{GENERATED}/**/*.md"]
+include_patterns = ["*.md", "docs/*.md", "docs/guides/*.md", "benchmarks/*.md", f"{GENERATED}/*.md", f"{GENERATED}/docs/*.md"]
 root_doc = "README"
 html_theme = "furo"
 html_title = "A template for FastAPI services on PostgreSQL"
@@ -46,11 +46,11 @@ def link_generated_pages(app: Any, page: str, source: list[str]) -> None:
 
 def navigation(index: str) -> str:
     """Return the index of docs/README.md as Sphinx's navigation: a part for each heading."""
-    parts = [":::{toctree}\n:hidden:\n\ndocs/README\n:::"]
+    parts = ["```{toctree}\n:hidden:\n\ndocs/README\n```"]
     for part in index.split("\n## ")[1:]:
         links = re.findall(r"^\| \[(.+?)\]\((.+?)\.md\)", part, re.MULTILINE)
         pages = [f"{title} </{_normal(path)}>" for title, path in links if _normal(path) != root_doc]
-        parts.append("\n".join([":::{toctree}", ":hidden:", f":caption: {part.splitlines()[0]}", "", *pages, ":::"]))
+        parts.append("\n".join(["```{toctree}", ":hidden:", f":caption: {part.splitlines()[0]}", "", *pages, "```"]))
     return "\n\n" + "\n\n".join(parts) + "\n"
 
 
