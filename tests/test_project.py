@@ -205,7 +205,9 @@ def test_an_ordinary_user_needs_no_more_than_root(bake: Any) -> None:
         os.chown(path, ordinary_user.pw_uid, ordinary_user.pw_gid)
     path = f"{folder}:/usr/local/bin:/usr/bin:/bin"  # root's own folders are closed to others
     env = environment(HOME=str(folder), UV_CACHE_DIR=str(folder / "cache"), TMPDIR=str(folder), PATH=path)
-    env["PYTEST_ADDOPTS"] = "tests/users tests/scripts tests/migrations/test_upgrades.py"  # the server is what may differ
+    env["PYTEST_ADDOPTS"] = (
+        "tests/users tests/scripts tests/migrations/test_upgrades.py"  # the server is what may differ
+    )
     try:
         tested = subprocess.run(
             ["make", "test"],
