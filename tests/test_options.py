@@ -140,6 +140,9 @@ def test_github_accepts_its_files(bakes: Bakes) -> None:
     tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     tool("check-jsonschema", "--builtin-schema", "custom.github-workflows-require-timeout", *workflows)
     tool("check-jsonschema", "--builtin-schema", "vendor.dependabot", *updates)
+    *forms, config = sorted((TEMPLATE / ".github/ISSUE_TEMPLATE").iterdir(), key=lambda path: path.name == "config.yml")
+    tool("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *forms)
+    tool("check-jsonschema", "--builtin-schema", "vendor.github-issue-config", config)
 
 
 def test_gitlab_accepts_its_file_and_renovate_the_other(bakes: Bakes) -> None:
