@@ -2,11 +2,11 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).resolve().parent.parent
 GENERATED = "site/project"
@@ -29,8 +29,9 @@ def write_generated_pages(*_: object) -> None:
     pages = TEMPLATE / GENERATED
     shutil.rmtree(pages, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
-        options = {"deployment": "kubernetes", "auth": "oidc"}
-        baked = Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=folder, extra_context=options))
+        command = [sys.executable, "-m", "cookiecutter", "--no-input", "--output-dir", folder, str(TEMPLATE)]
+        subprocess.run([*command, "deployment=kubernetes", "auth=oidc"], stdout=subprocess.DEVNULL, check=True)
+        (baked,) = Path(folder).iterdir()
         for page in [*baked.glob("*.md"), *baked.glob("docs/*.md")]:
             copy = pages / page.relative_to(baked)
             copy.parent.mkdir(parents=True, exist_ok=True)
