@@ -83,6 +83,7 @@ def test_of_env_only_the_password_reaches_the_containers(bake: Any) -> None:
         assert services[name]["environment"] == {
             "DATABASE_URL": "postgresql://order_service@postgres/order_service",
             "DATABASE_PASSWORD": 'p$$w "x',  # compose's way to write one dollar
+            "FORWARDED_ALLOW_IPS": "172.16.0.0/12,192.168.0.0/16",
         }
 
 
