@@ -83,7 +83,7 @@ class Clients:
         self._loop = asyncio.get_running_loop()
 
     async def run(self, rate: float, seconds: float) -> None:
-        """Begin requests for a while, then wait for the last of them, on connections that are open, as a proxy's are."""
+        """Begin requests for a while, then wait for the last of them, on open connections, as a proxy has."""
         for _ in range(_CONNECTIONS):
             _, connection = await self._loop.create_connection(_Connection, "127.0.0.1", self._port)
             self._idle.append(connection)
