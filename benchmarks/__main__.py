@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.progress import Progress
 
-from benchmarks import telemetry
+from benchmarks import telemetry, versions
 from benchmarks.cold import cold_start
 from benchmarks.growth import growth
 from benchmarks.layers import ROUTES, compare
@@ -20,14 +20,15 @@ from benchmarks.report import CHART, PAGE, details, draw, machine, markdown, rem
 from benchmarks.tokens import TOKEN_STEPS, access_tokens
 
 GROWTH_STEPS, COLD_STEPS = 5 + 2 + 4 + 3, 3
-TELEMETRY_ROUNDS = 8
+TELEMETRY_ROUNDS = VERSION_ROUNDS = 8
 TELEMETRY_STEPS = len(telemetry.ROUTES) * len(telemetry.VARIANTS) * TELEMETRY_ROUNDS
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Two minutes: only the routes and the cold start, printed and not written.")
 @click.option("--telemetry-only", is_flag=True, help="Only what telemetry costs, printed and not written.")
-def main(quick: bool, telemetry_only: bool) -> None:
+@click.option("--against", metavar="COMMIT", help="Only an earlier version and this one, printed and not written.")
+def main(quick: bool, telemetry_only: bool, against: str | None) -> None:
     """Measure what the layers of a service cost."""
     for program, package in (("wrk", "wrk"), ("taskset", "util-linux")):
         if not shutil.which(program):
@@ -45,6 +46,15 @@ def main(quick: bool, telemetry_only: bool) -> None:
             if telemetry_only:
                 progress.update(task, description="telemetry", total=TELEMETRY_STEPS)
                 click.echo(markdown(_telemetry(project, advance)))
+                return
+            if against:
+                progress.update(task, description="two versions", total=VERSION_ROUNDS * versions.STEPS)
+                with tempfile.TemporaryDirectory() as folder:
+                    Path(folder).chmod(0o711)  # if we are root, PostgreSQL runs as another user and must get through
+                    rows = versions.against(
+                        against, project, Path(folder), rounds=VERSION_ROUNDS, seconds=2, advance=advance
+                    )
+                click.echo(markdown(rows))
                 return
             progress.update(task, description="the routes, four applications")
             results, memory = compare(project, users=users, rounds=rounds, seconds=seconds, advance=advance)
@@ -65,7 +75,8 @@ def main(quick: bool, telemetry_only: bool) -> None:
         "work: they check the e-mail, and each write is a transaction. The service runs as shipped, with access log, "
         "request ids and problem details; the others have none of these. The baseline is hand-written, with Starlette "
         "and asyncpg.",
-        f"## Requests per second, as a share of the baseline's\n\n{summary(results)}",
+        f"## Requests per second, as a share of the baseline's\n\n{summary(results)}\n\n"
+        f"![Requests per second of each application]({CHART.name})",
         f"## By route\n\n{details(results, memory)}",
         f"## Access tokens, ES256 (`GET /users/{{id}}`, with `auth: oidc`)\n\n{markdown(tokens)}",
         f"## Cold start\n\n{markdown(cold)}",
@@ -78,8 +89,7 @@ def main(quick: bool, telemetry_only: bool) -> None:
         click.echo(page)
         return
     draw(results, note)
-    where = CHART.relative_to(CHART.parent.parent)
-    write(page, f"![Requests per second of each application]({where})\n\n{summary(results)}\n\n{note}")
+    write(page, f"{summary(results)}\n\n{note}")
     click.echo(f"{summary(results)}\n\nAll figures: {PAGE.relative_to(PAGE.parent.parent)}")
 
 

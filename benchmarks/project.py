@@ -45,6 +45,10 @@ class Project:
         self.sql("VACUUM ANALYZE users")
         self.sql("CHECKPOINT")
 
+    def stop(self) -> None:
+        """Stop PostgreSQL."""
+        run("make", "db-stop", cwd=self.folder, env=self.environment)
+
     def sql(self, statement: str) -> list[asyncpg.Record]:
         """Run a query."""
 
@@ -68,10 +72,10 @@ def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> N
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{ended.stdout}{ended.stderr}")
 
 
-def bake(folder: Path, **answers: str) -> Path:
+def bake(folder: Path, template: Path = TEMPLATE, **answers: str) -> Path:
     """Generate a project in a folder, with the default answers except for the given ones."""
     given = [f"{name}={answer}" for name, answer in answers.items()]
-    run("cookiecutter", "--no-input", "--output-dir", folder, TEMPLATE, *given, cwd=TEMPLATE)
+    run("cookiecutter", "--no-input", "--output-dir", folder, template, *given, cwd=template)
     return folder / "fastapi-service"
 
 
@@ -85,4 +89,4 @@ def baked_project(**answers: str) -> Iterator[Project]:
         try:
             yield project
         finally:
-            run("make", "db-stop", cwd=project.folder, env=project.environment)
+            project.stop()

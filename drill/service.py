@@ -71,6 +71,7 @@ class Service:
         self._control = folder / "service-balancer.sock"
         self._balancer = self._make_balancer(front)
         self._project = bake(folder)
+        _read_from_replicas(self._project / "app" / "users" / "routes.py")
         run("make", "install", cwd=self._project, env=inherited)
         self.copies = {copy: self._copy(copy, self._project) for copy in COPIES}
 
@@ -209,3 +210,16 @@ def running_service(folder: Path, cluster: Cluster) -> Iterator[Service]:
         service = Service(folder, cluster, stack.enter_context(httpx2.Client(timeout=5)))
         service.start(stack)
         yield service
+
+
+def _read_from_replicas(routes: Path) -> None:
+    """Change the handlers as the guide on replicas does."""
+    text = routes.read_text(encoding="utf-8")
+    for old, new in (
+        ("import DbReader, DbSession", "import DbFallbackReader, DbReplicaReader, DbSession"),
+        ("user_id: UUID, reader: DbReader", "user_id: UUID, reader: DbFallbackReader"),
+        ("    reader: DbReader,", "    reader: DbReplicaReader,"),
+    ):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    routes.write_text(text, encoding="utf-8")

@@ -17,14 +17,11 @@ OPTIONAL = {
     "compose.yaml": DEPLOYMENT != "none",
     "deploy": DEPLOYMENT != "none",
     **{f"deploy/{name}.yaml": DEPLOYMENT == "kubernetes" for name in ("cleanup", "config", "migrate", "service")},
-    "app/auth/keys.py": AUTH == "oidc",
-    "app/auth/tokens.py": AUTH == "oidc",
     "dev/issuer.py": AUTH == "oidc",
-    "tests/auth": AUTH == "oidc",
 }
 
-# Files that stand in the place of those of the same names, each folder with who wants them.
-INSTEAD = {"auth_none": AUTH == "none"}
+# Folders with the files of one answer, and whether it was given.
+ANSWERS = {"auth_none": AUTH == "none", "auth_oidc": AUTH == "oidc"}
 
 for name, wanted in OPTIONAL.items():
     path = Path(name)
@@ -35,7 +32,7 @@ for name, wanted in OPTIONAL.items():
     else:
         path.unlink()
 
-for name, wanted in INSTEAD.items():
+for name, wanted in ANSWERS.items():
     if wanted:
         shutil.copytree(name, ".", dirs_exist_ok=True)
     shutil.rmtree(name)

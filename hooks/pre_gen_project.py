@@ -7,11 +7,12 @@ import sys
 # The answers arrive as data: JSON inside a JSON string, which is a Python string whatever they contain.
 ANSWERS = json.loads({{cookiecutter | tojson | tojson}})  # noqa: F821  # filled in by cookiecutter
 
-RESERVED = {
+RESERVED = {  # refusals.jinja reads the names in double quotes
     # Folders of the project, and modules of Python.
     *("app", "deploy", "dev", "migrations", "python", "test", "tests"),
     # Device names of Windows.
-    *("aux", "con", "nul", "prn", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))),
+    *("aux", "com0", "com1", "com2", "com3", "com4", "com5", "com6", "com7", "com8", "com9", "con", "lpt0", "lpt1"),
+    *("lpt2", "lpt3", "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9", "nul", "prn"),
     # Databases and roles of PostgreSQL.
     *("none", "postgres", "public", "template0", "template1"),
     # Words that YAML does not read as text.

@@ -1,7 +1,8 @@
 """Authentication as its user meets it: the README's commands, the guide's steps, and nothing left behind."""
 
+import os
 import re
-import subprocess
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def fresh(guarded: Path, bake: Any) -> Path:
     run("make", "db-stop", cwd=baked)
 
 
+@pytest.mark.needs("curl")
 def test_a_newcomer_creates_a_user_with_a_token(fresh: Path) -> None:
     """From `make run` to an authorized 201, by the README's own commands."""
     commands = re.findall(r"^\$ (TOKEN=.*|curl .*)$", (fresh / "README.md").read_text(), re.MULTILINE)
@@ -80,7 +82,7 @@ def test_a_run_that_is_killed_leaves_no_issuer_behind(fresh: Path) -> None:
     with serving(["make", "run", f"PORT={port}"], cwd=fresh, port=port) as process:
         running = processes_of(fresh)
         assert [line for line in running if "dev.issuer serve" in line], running
-        subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=True)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
         while processes_of(fresh):
             pass

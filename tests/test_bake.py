@@ -1,6 +1,7 @@
 """Answers in, a project out."""
 
 import ast
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,9 +31,15 @@ def test_the_generated_python_carries_no_jinja() -> None:
 
 
 def test_types_and_lint_hold_on_the_raw_template(guarded: Path, tmp_path: Path) -> None:
-    """The raw files are what is edited: the tools must work there, with the packages of a project that has them all."""
+    """The raw files are what is edited: the tools must work there, with the packages of a project that has them all.
+
+    The files of the two answers to ``auth`` have equal names, so each are looked at with all others.
+    """
     programs = guarded / ".venv" / "bin"
-    env = {"MYPYPATH": str(RAW)}
-    mypy = [str(programs / "mypy"), "--cache-dir", str(tmp_path), "--python-executable", str(programs / "python")]
-    run(*mypy, cwd=RAW, **env)
-    run(str(programs / "ruff"), "check", "--no-cache", cwd=RAW)
+    for folder in RAW.glob("{{*}}/"):
+        raw = tmp_path / folder.name
+        for part in (RAW, folder):
+            shutil.copytree(part, raw, dirs_exist_ok=True, ignore=shutil.ignore_patterns("{{*"))
+        mypy = ["--cache-dir", str(tmp_path / "cache"), "--python-executable", str(programs / "python")]
+        run(str(programs / "mypy"), *mypy, cwd=raw, MYPYPATH=str(raw))
+        run(str(programs / "ruff"), "check", "--no-cache", cwd=raw)

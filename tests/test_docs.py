@@ -1,12 +1,12 @@
 """The page /docs in a real browser, which may load nothing from elsewhere: a user is created there and read back."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import run
+from machine import need, where
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -25,12 +25,13 @@ ADA = {"email": "ada@example.com", "name": "Ada"}
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     """Debian's Chromium, with an empty profile."""
+    need("chromium", "chromedriver")
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or "chromium is not installed"
+    options.binary_location = str(where("chromium"))
     for argument in (*CALM, f"user-data-dir={tmp_path}"):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(where("chromedriver")))
     browser.implicitly_wait(20)
     yield browser
     browser.quit()

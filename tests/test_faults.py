@@ -1,7 +1,5 @@
 """A 2xx is a committed transaction, under faults made for real: the table in docs/reliability.md names these tests."""
 
-import os
-import signal
 import socket
 import threading
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from commands import run
 from load import Load, new_user
@@ -65,9 +64,9 @@ def test_an_error_raised_after_a_write_stores_nothing_over_a_socket(project: Pat
     with (failing / "app" / "main.py").open("a") as main:
         main.write(
             "\n\nfrom fastapi import HTTPException\n\nfrom app.dependencies import DbSession\n"
-            "from app.users import repository\n\n\n@app.post('/fail/{status}')\n"
+            "from app.users import repository\nfrom app.users.schemas import NewUser\n\n\n@app.post('/fail/{status}')\n"
             "async def fail(status: int, session: DbSession) -> None:\n"
-            "    await repository.create_user(session, email='eve@example.com', name='Eve')\n"
+            "    await repository.create_user(session, NewUser(email='eve@example.com', name='Eve'))\n"
             "    raise HTTPException(status) if status < 500 else RuntimeError\n"
         )
     (failing / ".venv").symlink_to(project / ".venv")
@@ -81,9 +80,8 @@ def test_a_worker_that_is_killed_loses_no_acknowledged_row(project: Path, migrat
     with service(project, migrated, "--workers", "2") as (address, process), Load(address) as load:
         for _ in range(3):
             load.wait_for_more()
-            listed = run("ps", "-o", "pid=,args=", "--ppid", str(process.pid), cwd=Path("/")).stdout.splitlines()
-            workers = [int(line.split()[0]) for line in listed if "spawn_main" in line]
-            os.kill(workers[0], signal.SIGKILL)
+            children = psutil.Process(process.pid).children()
+            next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
         load.wait_for_more()
     assert_stored(migrated, load.acknowledged)
     assert set(load.statuses) <= {201, 503}

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
-from commands import TEMPLATE, environment, free_port, run, serving
-from services import program
+from commands import TEMPLATE, environment, free_port, run, serving, started
+from machine import need
 from sql import execute, rows
 
 _BLOCK = re.compile(r"(?:^\*\*`([^`\n]+)`\*\*([^\n]*)\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -23,24 +22,8 @@ _VARIES = {
 }
 
 
-_ADD_A_JOB = """
-import asyncio
-from app.config import load_settings
-from app.jobs import add_job
-from app.startup import open_database
-from app.users import repository
-
-async def main():
-    async with open_database(load_settings()) as database, database.session() as session:
-        user = await repository.create_user(session, email="ada@example.com", name="Ada")
-        await add_job(session, "welcome", user_id=str(user.id))
-
-asyncio.run(main())
-"""
-
-
-_NOT_OF_THE_DATABASE = {"PYTEST_ADDOPTS": "--ignore=tests/database"}
-"""For `make test`: those tests import no feature, and test_project runs them."""
+_ONLY_OF_FEATURES = {"PYTEST_ADDOPTS": "--ignore=tests/database --ignore=tests/telemetry/test_telemetry.py"}
+"""For `make test`: the other tests import no feature, and test_project runs them."""
 
 
 class Block(NamedTuple):
@@ -64,6 +47,8 @@ def blocks(guide: str) -> list[Block]:
 
 def follow(guide: str, project: Path, addresses: dict[str, str] | None = None, **env: str) -> None:
     """Follow all steps of a guide. ``make run`` serves until its end."""
+    if any(re.search(r"\bcurl\b", block.code) for block in blocks(guide)):
+        need("curl")
     addresses = dict(addresses or {})
     with ExitStack() as terminals:
         for path, note, language, written in blocks(guide):
@@ -71,7 +56,7 @@ def follow(guide: str, project: Path, addresses: dict[str, str] | None = None, *
             for name, here in addresses.items():
                 code = code.replace(name, here)
             if path:
-                _write(project, path, note, language, code)
+                write(project, path, note, language, code)
             elif code == "make run\n":
                 port = free_port()
                 terminals.enter_context(serving(["make", "run", f"PORT={port}"], cwd=project, port=port, **env))
@@ -111,7 +96,7 @@ def _lasting(output: str) -> list[str]:
     return [line for line in output.splitlines() if line]
 
 
-def _write(project: Path, path: str, note: str, language: str, code: str) -> None:
+def write(project: Path, path: str, note: str, language: str, code: str) -> None:
     file = project / path
     if "…" in path:  # a command of the guide has made it
         (file,) = project.glob(path.replace("…", "*"))
@@ -149,18 +134,18 @@ def fresh(project: Path, bake: Any) -> Path:
 def test_the_first_resource(fresh: Path, uvx: Path) -> None:
     """It ends with `make check`, `make test`, and a request."""
     path = f"{uvx}:{environment()['PATH']}"
-    follow("first-resource.md", fresh, TEMPLATE=str(TEMPLATE), PATH=path, **_NOT_OF_THE_DATABASE)
+    follow("first-resource.md", fresh, TEMPLATE=str(TEMPLATE), PATH=path, **_ONLY_OF_FEATURES)
 
 
 @pytest.mark.slow
 def test_removing_the_example(fresh: Path, bake: Any) -> None:
-    """It ends with `make check`, `make test`, and a ready service. The README applies all manifests that are left."""
+    """It ends with `make check`, `make test`, and a ready service. The project's page applies all manifests that are left."""
     with_manifests = bake(project_slug="with-manifests", deployment="kubernetes")
-    for name in ("README.md", "deploy"):
+    for name in ("docs", "deploy"):
         (fresh / name).exists() and run("rm", "-r", name, cwd=fresh)
         (with_manifests / name).rename(fresh / name)
-    follow("removing-the-example.md", fresh, **_NOT_OF_THE_DATABASE)
-    applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "README.md").read_text()))
+    follow("removing-the-example.md", fresh, **_ONLY_OF_FEATURES)
+    applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "docs" / "deploying.md").read_text()))
     assert applied == {f"deploy/{path.name}" for path in (fresh / "deploy").glob("*.yaml")}
     code = "".join(path.read_text() for folder in ("app", "migrations") for path in (fresh / folder).rglob("*.py"))
     assert not re.search("app.users|email_validator", code)
@@ -169,7 +154,7 @@ def test_removing_the_example(fresh: Path, bake: Any) -> None:
 @pytest.mark.slow
 def test_the_guide_on_idempotency(fresh: Path) -> None:
     """It ends with `make check` and `make test` of a project without idempotency keys."""
-    follow("idempotency.md", fresh, **_NOT_OF_THE_DATABASE)
+    follow("idempotency.md", fresh, **_ONLY_OF_FEATURES)
     (migration,) = (fresh / "migrations" / "versions").glob("*_remove_idempotency_keys.py")
     assert re.findall(r'drop_table\("(\w+)"', migration.read_text()) == ["idempotency_keys"]
     code = "".join(path.read_text() for folder in ("app", "tests") for path in (fresh / folder).rglob("*.py"))
@@ -177,6 +162,7 @@ def test_the_guide_on_idempotency(fresh: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("curl")
 def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> None:
     """The trace of a request reaches the development collector. Without the room all checks and other tests pass."""
     text = blocks("observability.md")
@@ -184,7 +170,7 @@ def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> Non
     collector_port, port = free_port(), free_port()
     address = serve.split()[0].split("=")[1].replace("4318", str(collector_port))
     command = [*start.split(), "--port", str(collector_port)]
-    with subprocess.Popen(command, cwd=fresh, env=environment(), stdout=subprocess.PIPE, text=True) as collector:
+    with started(command, cwd=fresh, stdout=subprocess.PIPE) as collector:
         assert collector.stdout is not None
         assert "OTEL_EXPORTER_OTLP_ENDPOINT=" in collector.stdout.readline()
         making = [*serve.split()[1:], f"PORT={port}"]
@@ -198,17 +184,17 @@ def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> Non
     removal = [block for block in text if block.path or "rm -r" in block.code]
     for path, note, language, code in removal:
         if path:
-            _write(fresh, path, note, language, code)
+            write(fresh, path, note, language, code)
         else:
             _in_terminal(code, fresh)
     (fresh / ".venv").unlink()  # its own, without the SDK
     (fresh / "uv.lock").unlink()
-    done = run("make", "check", "test", cwd=fresh, timeout=600, **_NOT_OF_THE_DATABASE)
+    done = run("make", "check", "test", cwd=fresh, timeout=600, **_ONLY_OF_FEATURES)
     assert " passed" in done.stdout
 
 
 @pytest.mark.slow
-def test_the_other_guides(fresh: Path, database: str, pooler: str) -> None:
+def test_the_other_guides(fresh: Path, database: str) -> None:
     """One project with the files of all of them passes `make check`."""
     server, _, name = database.removeprefix("postgresql://postgres:").rpartition("/")
     password, _, address = server.partition("@")
@@ -231,24 +217,10 @@ def test_the_other_guides(fresh: Path, database: str, pooler: str) -> None:
 
     here = {"postgres@postgres.example:5432": f"postgres:{password}@{address}"}
     follow("transactions-and-retries.md", fresh, here)
+    follow("streams.md", fresh, here)
     follow("testing.md", fresh, here)
-    (fresh / ".venv").unlink()  # PgQueuer goes into a venv of its own
-    follow("background-jobs-and-scripts.md", fresh, here, TEMPLATE=str(TEMPLATE))
-    shutil.copy2(TEMPLATE / "tests" / "jobs_under_faults.py", fresh / "tests" / "test_jobs_under_faults.py")
-    run(program(fresh, "pytest"), "tests/test_jobs_under_faults.py", cwd=fresh)
-    _jobs_are_done_behind_a_pooler(fresh, pooler)
+    follow("lost-updates.md", fresh, here)
     run("make", "check", cwd=fresh)
-
-
-def _jobs_are_done_behind_a_pooler(project: Path, pooler: str) -> None:
-    env = {"DATABASE_URL": pooler, "DATABASE_SCHEMA": "jobs_there", "DATABASE_POOLER": "pgbouncer"}
-    run(program(project, "alembic"), "upgrade", "head", cwd=project, **env)
-    run(program(project, "python"), "-c", _ADD_A_JOB, cwd=project, **env)
-    command = [program(project, "python"), "-m", "app.scripts.worker"]
-    with subprocess.Popen(command, cwd=project, env=environment(**env), stderr=subprocess.PIPE, text=True) as worker:
-        assert any("job done" in line for line in worker.stderr)
-        worker.terminate()
-        assert worker.wait(60) == 0
 
 
 _LINK = re.compile(r"""(?:\]\(|(?:href|src)=")([^)"\s]+)""")

@@ -1,5 +1,6 @@
 """Reads with a real streaming standby: what lags, what is away, and what goes on."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,11 +15,24 @@ from load import new_user
 from services import program, service
 from sql import execute, rows
 from standby import Server, primary_and_standby
+from test_guide_steps import blocks, write
 
 pytestmark = pytest.mark.slow
 
 OUTAGE = 3.0
 """Seconds that no read may take: about 0.7 are promised, and a busy machine is given the rest."""
+
+
+@pytest.fixture(scope="module")
+def project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project, with the handlers of the guide on replicas."""
+    copy = tmp_path_factory.mktemp("replicas") / "project"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns(".venv", ".postgres", ".env"))
+    (copy / ".venv").symlink_to(project / ".venv")
+    for block in blocks("replicas.md"):
+        if block.path:
+            write(copy, *block)
+    return copy
 
 
 @pytest.fixture

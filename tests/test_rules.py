@@ -10,7 +10,7 @@ FEATURE = {
     "__init__": '"""Orders."""',
     "models": "from app.database.base import Base\nfrom app.users.models import User",
     "schemas": "from pydantic import BaseModel",
-    "repository": "from app.orders import models, schemas\nfrom app.database.internal.statements import fetch",
+    "repository": "from app.orders import models, schemas\nfrom app.database.statements import fetch",
     "dependencies": "from fastapi import Depends\nfrom app.orders import repository",
     "routes": "from fastapi import APIRouter\nfrom app.orders import dependencies, repository, schemas",
 }

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ import httpx2
 import pytest
 from commands import TEMPLATE, free_port, serving
 from load import new_user
+from machine import where
 from services import program
 
-HAPROXY = "/usr/sbin/haproxy"
 HALVES = [
     b"POST /users HTTP/1.1\r\nHost: service\r\nContent-Ty",
     b"POST /users HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{",
@@ -32,7 +31,7 @@ def behind_haproxy(port: int, folder: Path) -> Iterator[int]:
     front = free_port()
     file = folder / "haproxy.cfg"
     file.write_text(match[1].replace(":8080", f"127.0.0.1:{front}").replace(":8000", f":{port}"))
-    with subprocess.Popen([HAPROXY, "-db", "-f", file]) as process:
+    with subprocess.Popen([str(where("haproxy")), "-db", "-f", file]) as process:
         try:
             yield front
         finally:
@@ -40,11 +39,11 @@ def behind_haproxy(port: int, folder: Path) -> Iterator[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("haproxy")
 def test_four_hundred_half_sent_requests_hold_up_nobody_behind_the_proxy_of_the_guide(
     project: Path, migrated: str, tmp_path: Path
 ) -> None:
     """The service may open so few files that half as many would be too many for it."""
-    assert shutil.which(HAPROXY), "haproxy is not installed"
     port = free_port()
     uvicorn = shlex.join([program(project, "uvicorn"), "app.main:app", "--port", str(port)])
     command = ["sh", "-c", f"ulimit -n 200; exec {uvicorn}"]

@@ -16,7 +16,7 @@ from app.database.internal.transaction import LateCommitError
 from app.database.probe import DatabaseNotReady
 from app.database.session import db_session_dependency
 from app.dependencies import refuse_late_commits
-from app.docs import install_docs
+from app.docs import DuplicateOperationIdError, install_docs, operation_id, refuse_duplicate_operation_ids
 from app.logging import configure_logging
 from app.metadata import DESCRIPTION, NAME, VERSION
 from app.middleware import RequestMiddleware
@@ -62,6 +62,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         current = settings or load_settings(ServiceSettings)
         configure_logging(current)
         refuse_late_commits(app)
+        refuse_duplicate_operation_ids(app)
         processor.timeout = current.processor_timeout
         async with open_database(current, database=db_session_dependency), open_auth(current.auth):
             # Everything allocated so far lives as long as the process, so the garbage collector need not examine it
@@ -77,6 +78,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=operation_id,
         telemetry=_TELEMETRY,
     )
     install_problems(app)
@@ -110,7 +112,7 @@ class _OneLineStartup:
 
         try:
             await self._app(scope, receive, hold_back_failure)
-        except (SettingsError, DatabaseNotReady, LateCommitError) as error:
+        except (SettingsError, DatabaseNotReady, LateCommitError, DuplicateOperationIdError) as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
         except BaseException:
             if failed is not None:

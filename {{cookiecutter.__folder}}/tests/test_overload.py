@@ -37,8 +37,8 @@ def release(app: FastAPI) -> asyncio.Event:
     @app.get("/stream")
     async def stream() -> StreamingResponse:
         async def body() -> AsyncIterator[bytes]:
+            yield b"begun"
             await event.wait()
-            yield b"end"
 
         return StreamingResponse(body())
 

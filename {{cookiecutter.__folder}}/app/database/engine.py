@@ -2,9 +2,10 @@
 
 import asyncio
 import re
+import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import asyncpg
@@ -29,6 +30,7 @@ from app.database.errors import (
 from app.database.internal.options import CONNECTION_CHECK, IDLE_IN_TRANSACTION, EngineOptions
 from app.database.internal.pool import Pool
 from app.database.internal.url import DatabaseUrl, parse_database_url
+from app.database.password import Password, PasswordSource, current_password
 from app.metadata import NAME
 
 __all__ = ["create_database_engine"]
@@ -93,6 +95,13 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
         self._read(command)
         return await super().executemany(command, *args, **options)
 
+    def set_socket_options(self, options: Iterable[tuple[int, int, int]]) -> None:
+        """Call ``setsockopt`` with each of the options, unless the connection is over a Unix socket."""
+        own = self._transport.get_extra_info("socket")
+        if own.family != socket.AF_UNIX:
+            for option in options:
+                own.setsockopt(*option)
+
     def _read(self, query: str) -> None:
         if _ENDS_TRANSACTION.match(query):
             raise InvalidRequestError(
@@ -118,7 +127,7 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
 
 def create_database_engine(
     url: str,
-    password: str | SecretStr | None = None,
+    password: Password | None = None,
     *,
     connect_args: Mapping[str, Any] | None = None,
     **options: Any,
@@ -127,8 +136,10 @@ def create_database_engine(
 
     Parameters
     ----------
-    url, password
+    url
         See `app.database.internal.url.parse_database_url`.
+    password
+        Password, if it is not in the URL; or a function, plain or async, that returns the one for each new connection.
     connect_args
         Additional arguments of ``asyncpg.connect``. They take precedence over the ones set here.
     options
@@ -144,9 +155,10 @@ def create_database_engine(
     chosen = EngineOptions(**options)
     if isinstance(password, SecretStr):
         password = password.get_secret_value()
-    target = parse_database_url(url, password)
+    source = password if callable(password) else None
+    target = parse_database_url(url, "" if callable(password) else password)
     arguments: dict[str, Any] = {
-        "timeout": target.connect_timeout or chosen.connect_timeout,
+        "timeout": chosen.connect_timeout if target.connect_timeout is None else target.connect_timeout or None,
         "connection_class": type("Connection", (_HonestConnection,), {"closing": set()}),
     }
     guards = {"client_connection_check_interval": CONNECTION_CHECK}
@@ -154,9 +166,10 @@ def create_database_engine(
         guards["statement_timeout"] = str(max(1, round(chosen.statement_timeout * 1000)))
         guards["idle_in_transaction_session_timeout"] = IDLE_IN_TRANSACTION
         arguments["command_timeout"] = chosen.statement_timeout + _DRIVER_GRACE
+    if chosen.pooler != "none":
+        guards = {}  # PgBouncer refuses these start-up parameters
     if chosen.pooler == "pgbouncer":
-        # PgBouncer refuses these start-up parameters, and may use a server connection without the prepared statement.
-        guards = {}
+        # It may use a server connection without the prepared statement.
         arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
     # The server would prefer these to the same parameters in the `options` of the URL, so leave those out.
     own = target.server_settings.get("options", "").lower().replace("-", "_")  # PostgreSQL accepts both
@@ -168,8 +181,10 @@ def create_database_engine(
         **target.server_settings,
         **arguments.get("server_settings", {}),
     }
-    if target.password is not None:
+    if target.password is not None and source is None:
         arguments["password"] = target.password
+    if target.ssl is not None:
+        arguments["ssl"] = target.ssl
 
     engine = create_async_engine(
         "postgresql+asyncpg://",  # asyncpg reads the address: see app.database.internal.url, and `connect` below
@@ -186,11 +201,11 @@ def create_database_engine(
         # the value that broke it. Set this to False on your own machine while you debug.
         hide_parameters=True,
     )
-    _listen(engine, target)
+    _listen(engine, target, source)
     return engine
 
 
-def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
+def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | None) -> None:
     """Register event listeners that change defaults of the driver and the pool."""
     address = target.address
     # Each host has the whole connect timeout, as in libpq. asyncpg has one for all hosts, and a silent first host would
@@ -209,6 +224,8 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
     def connect(
         dialect: Dialect, record: ConnectionPoolEntry, cargs: tuple[Any, ...], cparams: dict[str, Any]
     ) -> DBAPIConnection:
+        if source is not None:
+            cparams = {**cparams, "password": await_(current_password(source, timeout=cparams["timeout"]))}
         if closing := cparams["connection_class"].closing:
             # They may still be connected, and PostgreSQL may have no room for more than the size of the pool.
             await_(asyncio.wait(closing, timeout=_CLOSE))
@@ -226,6 +243,12 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
                     silent[attempt["dsn"]] = time.monotonic()
                 failure = error
         raise DatabaseUnavailable(f"cannot reach PostgreSQL at {address}: {describe(failure)}") from failure
+
+    if target.socket_options:
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def set_socket_options(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+            connection.driver_connection.set_socket_options(target.socket_options)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def name_a_failed_statement(context: ExceptionContext) -> None:

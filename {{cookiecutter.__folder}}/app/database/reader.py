@@ -1,7 +1,7 @@
 """Reads that need no transaction: one round trip each, at the speed of the driver."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import Row, Select
 from sqlalchemy.exc import MultipleResultsFound
@@ -11,7 +11,7 @@ from sqlalchemy.sql.selectable import ForUpdateArg, TextualSelect
 from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.util import greenlet_spawn
 
-from app.database.internal.statements import Statements
+from app.database.internal.compiled import Statements
 
 __all__ = ["Reader", "ReaderCannotWriteError"]
 
@@ -46,13 +46,23 @@ class Reader:
         self._autocommit = engine.sync_engine.execution_options(isolation_level="AUTOCOMMIT")
         self._statements = Statements()
 
-    async def all(self, statement: Select[*Ts], /, **parameters: Any) -> Sequence[Row[*Ts]]:
+    @overload
+    async def all(self, statement: Select[*Ts], /, **parameters: Any) -> Sequence[Row[*Ts]]: ...
+
+    @overload
+    async def all(self, statement: Select[*Ts], into: type[T], /, **parameters: Any) -> list[T]: ...
+
+    async def all(
+        self, statement: Select[*tuple[Any, ...]], into: type | None = None, /, **parameters: Any
+    ) -> Sequence[Any]:
         """Return all rows.
 
         Parameters
         ----------
         statement
             Select to run.
+        into
+            Dataclass to return instead of `Row`. Its fields are the columns of the select, in any order.
         parameters
             Values of its `bindparam`.
 
@@ -63,10 +73,22 @@ class Reader:
             Functions that write, and fragments of SQL inside the select, are not detected.
         DBAPIError, DatabaseUnavailable
             If the statement fails; see `app.database.errors`.
+        TypeError
+            If the fields of the dataclass are not the columns of the select, or a parameter is not one of the select.
         """
-        return await self.rows(statement, parameters)
+        return await self.rows(statement, into, parameters)
 
-    async def one_or_none(self, statement: Select[*Ts], /, **parameters: Any) -> Row[*Ts] | None:
+    @overload
+    async def one_or_none(self, statement: Select[*Ts], /, **parameters: Any) -> Row[*Ts] | None: ...
+
+    @overload
+    async def one_or_none(
+        self, statement: Select[*tuple[Any, ...]], into: type[T], /, **parameters: Any
+    ) -> T | None: ...
+
+    async def one_or_none(
+        self, statement: Select[*tuple[Any, ...]], into: type | None = None, /, **parameters: Any
+    ) -> Any:
         """Return the only row, or None if there is none. Parameters and errors are those of `all`.
 
         Raises
@@ -74,42 +96,45 @@ class Reader:
         MultipleResultsFound
             If there are several rows.
         """
-        rows = await self.rows(statement, parameters, single=True)
+        rows = await self.rows(statement, into, parameters, single=True)
         if len(rows) > 1:
             raise MultipleResultsFound("Multiple rows were found when one or none was required")
         return rows[0] if rows else None
 
     async def scalar(self, statement: Select[T], /, **parameters: Any) -> T | None:
         """Return the first column of the first row, or None if there is none. Parameters and errors: see `all`."""
-        rows = await self.rows(statement, parameters, single=True)
+        rows = await self.rows(statement, None, parameters, single=True)
         return rows[0][0] if rows else None
 
     async def rows(
         self,
-        statement: Select[*Ts],
+        statement: Select[*tuple[Any, ...]],
+        into: type | None,
         parameters: dict[str, Any],
         *,
         single: bool = False,  # for `app.database.replicas`
-    ) -> Sequence[Row[*Ts]]:
+    ) -> Sequence[Any]:
         """Return all rows: what `all`, `one_or_none` and `scalar` have in common.
 
         Parameters
         ----------
-        statement, parameters
+        statement, into, parameters
             See `all`.
         single
             Whether the caller expects at most one row, so that no row is an answer.
         """
-        return await greenlet_spawn(self._fetch, statement, parameters)
+        return await greenlet_spawn(self._fetch, statement, into, parameters)
 
-    def _fetch(self, statement: Select[*Ts], parameters: dict[str, Any]) -> Sequence[Row[*Ts]]:
-        known = self._statements.find(statement, parameters)
+    def _fetch(
+        self, statement: Select[*tuple[Any, ...]], into: type | None, parameters: dict[str, Any]
+    ) -> Sequence[Any]:
+        known = self._statements.find(statement, into, parameters)
         if known is not None:
             return known.fetch_alone(self._engine, parameters)
         if statement not in self._statements:
             _refuse_writes(statement)
         with self._autocommit.connect() as connection:
-            return self._statements.learn(connection, statement, parameters)
+            return self._statements.learn(connection, statement, into, parameters)
 
 
 def _refuse_writes(statement: Select[*tuple[Any, ...]]) -> None:

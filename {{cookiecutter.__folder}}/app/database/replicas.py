@@ -7,13 +7,13 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
 import structlog
-from sqlalchemy import Row, Select, event, select
+from sqlalchemy import Select, event, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.database.errors import DatabaseUnavailable, another_may_answer, describe
-from app.database.reader import Reader, Ts
+from app.database.reader import Reader
 
 __all__ = ["FallbackReader", "Readers", "Server", "create_readers"]
 
@@ -73,11 +73,13 @@ class Server:
         async with self.ping_engine.connect() as connection:
             await connection.execute(select(1))
 
-    async def rows(self, statement: Select[*Ts], parameters: dict[str, Any]) -> Sequence[Row[*Ts]]:
+    async def rows(
+        self, statement: Select[*tuple[Any, ...]], into: type | None, parameters: dict[str, Any]
+    ) -> Sequence[Any]:
         """Return all rows, or raise DatabaseUnavailable as soon as the server is known to be away."""
         if self.is_away:
             raise DatabaseUnavailable(f"{self._setting}: the server is away")
-        read = asyncio.create_task(self.reader.rows(statement, parameters))
+        read = asyncio.create_task(self.reader.rows(statement, into, parameters))
         try:
             while not (await asyncio.wait({read}, timeout=_PATIENCE))[0]:
                 await self._answer()
@@ -172,13 +174,18 @@ class FallbackReader(Reader):
         self._replica = replica
 
     async def rows(
-        self, statement: Select[*Ts], parameters: dict[str, Any], *, single: bool = False
-    ) -> Sequence[Row[*Ts]]:
+        self,
+        statement: Select[*tuple[Any, ...]],
+        into: type | None,
+        parameters: dict[str, Any],
+        *,
+        single: bool = False,
+    ) -> Sequence[Any]:
         """Return all rows, from the first server that answers. See `Reader.rows`."""
         failure: Exception | None = None
         for server in self._servers:
             try:
-                rows = await server.rows(statement, parameters)
+                rows = await server.rows(statement, into, parameters)
             except Exception as error:
                 if not another_may_answer(error):
                     raise

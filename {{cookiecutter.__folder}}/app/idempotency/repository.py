@@ -9,10 +9,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database.base import Base
 from app.database.errors import is_conflict
-from app.database.internal.statements import fetch
 from app.database.reader import Reader
+from app.database.statements import fetch
 from app.errors import Busy, Unprocessable
 from app.idempotency.models import IdempotencyKey
 from app.metadata import NAME
@@ -28,7 +27,7 @@ CallersKey = tuple[str, str]
 AnswerRow = Row[bytes, int | None, dict[str, str] | None, bytes | None]
 """Columns of a row: fingerprint, status, headers, body."""
 
-_table = Base.metadata.tables[IdempotencyKey.__tablename__]
+_table = IdempotencyKey.__table__
 _this = (IdempotencyKey.caller == bindparam("this_caller"), IdempotencyKey.key == bindparam("this_key"))
 _expired = IdempotencyKey.created_at < func.now() - _KEPT_FOR
 

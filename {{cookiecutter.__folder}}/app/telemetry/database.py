@@ -1,6 +1,6 @@
 """Spans and metrics of the connection pool and of each statement, by OpenTelemetry's conventions for databases.
 
-SQLAlchemy's engine events do not see the statements that `app.database.internal.statements` runs. The driver's
+SQLAlchemy's engine events do not see the statements that `app.database.internal.compiled` runs. The driver's
 connection sees all of them, including BEGIN and COMMIT.
 """
 

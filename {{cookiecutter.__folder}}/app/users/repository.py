@@ -2,31 +2,28 @@
 
 Nothing here commits, so that several calls can share one transaction. Functions that only read take a reader,
 functions that write take a session. Statements are built once, at import: building one takes longer than running it.
+Their columns are the fields of the schema classes.
 """
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from functools import cache
-from typing import Any
+from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.sql.dml import ReturningUpdate
 
-from app.database.base import Base, uuid7
-from app.database.errors import constraint_name
-from app.database.internal.statements import fetch
+from app.database.base import uuid7
+from app.database.errors import violates
 from app.database.reader import Reader
-from app.errors import Conflict, NotFound
+from app.database.statements import columns, fetch, is_version
+from app.errors import Conflict, NotFound, PreconditionFailed
 from app.users.models import EMAIL_UNIQUE, User
-from app.users.schemas import UserChanges
+from app.users.schemas import NewUser, UserChanges, UserOut
 
 __all__ = [
     "EmailTaken",
+    "UserModified",
     "UserNotFound",
-    "UserRow",
     "change_user",
     "count_purgeable",
     "create_user",
@@ -36,31 +33,19 @@ __all__ = [
     "purge_users",
 ]
 
-UserRow = Row[UUID, str, str, datetime, datetime]
-"""Columns of a row: id, email, name, created_at, updated_at."""
+_ACTIVE = User.deleted_at.is_(None)
+_THIS = and_(User.id == bindparam("this_id"), _ACTIVE)
+_UNCHANGED = is_version(User.xmin)
+_COLUMNS = columns(User, UserOut, NewUser, UserChanges)
 
-# Statements name the table, not the class: tracking objects would cost as much as the rest of a write.
-_table = Base.metadata.tables[User.__tablename__]
-# The fields of UserOut, in the same order.
-_columns = (User.id, User.email, User.name, User.created_at, User.updated_at)
-_active = User.deleted_at.is_(None)
-_this = (User.id == bindparam("user_id"), _active)
-
-_ONE = select(*_columns).where(*_this)
-_FIRST_PAGE = select(*_columns).where(_active).order_by(User.id).limit(bindparam("limit"))
+_ONE = select(*_COLUMNS).where(_THIS)
+_ONE_UNCHANGED = _ONE.where(_UNCHANGED)
+_FIRST_PAGE = select(*_COLUMNS).where(_ACTIVE).order_by(User.id).limit(bindparam("limit"))
 _NEXT_PAGE = _FIRST_PAGE.where(User.id > bindparam("last_id"))
-_CREATE = (
-    insert(_table)
-    .values({User.id: bindparam("new_id"), User.email: bindparam("new_email"), User.name: bindparam("new_name")})
-    .returning(*_columns)
-)
-_DELETE = update(_table).where(*_this).values({User.deleted_at: func.now()}).returning(User.id)
-
-
-@cache
-def _change(*fields: str) -> ReturningUpdate[UUID, str, str, datetime, datetime]:
-    new: dict[Any, Any] = {getattr(User, field): bindparam(f"new_{field}") for field in fields}
-    return update(_table).where(*_this).values(new).returning(*_columns)
+# What INSERT and UPDATE write is named by the parameters that they are run with.
+_CREATE = insert(User.__table__).returning(*_COLUMNS)
+_CHANGE = update(User.__table__).where(_THIS, _UNCHANGED).returning(*_COLUMNS)
+_DELETE = update(User.__table__).where(_THIS, _UNCHANGED).values(deleted_at=func.now()).returning(User.id)
 
 
 class EmailTaken(Conflict):
@@ -68,6 +53,13 @@ class EmailTaken(Conflict):
 
     def __init__(self) -> None:
         super().__init__("Another user has this e-mail.")
+
+
+class UserModified(PreconditionFailed):
+    """The user has changed since the caller read it."""
+
+    def __init__(self) -> None:
+        super().__init__("The user has changed since you read it: get it again, and decide anew.")
 
 
 class UserNotFound(NotFound):
@@ -78,10 +70,10 @@ class UserNotFound(NotFound):
 
 
 def _translated(error: IntegrityError) -> Exception:
-    return EmailTaken() if constraint_name(error) == EMAIL_UNIQUE else error
+    return EmailTaken() if violates(error, EMAIL_UNIQUE) else error
 
 
-async def create_user(session: AsyncSession, *, email: str, name: str) -> UserRow:
+async def create_user(session: AsyncSession, new: NewUser) -> UserOut:
     """Add a user.
 
     Raises
@@ -90,13 +82,13 @@ async def create_user(session: AsyncSession, *, email: str, name: str) -> UserRo
         If another user has the e-mail.
     """
     try:
-        (row,) = await fetch(session, _CREATE, new_id=uuid7(), new_email=email, new_name=name)
+        (created,) = await fetch(session, _CREATE, UserOut, id=uuid7(), **vars(new))
     except IntegrityError as error:
         raise _translated(error) from error
-    return row
+    return created
 
 
-async def get_user(reader: Reader, user_id: UUID) -> UserRow:
+async def get_user(reader: Reader, user_id: UUID) -> UserOut:
     """Return a user.
 
     Raises
@@ -104,49 +96,62 @@ async def get_user(reader: Reader, user_id: UUID) -> UserRow:
     UserNotFound
         If there is none with this id.
     """
-    row = await reader.one_or_none(_ONE, user_id=user_id)
-    if row is None:
+    user = await reader.one_or_none(_ONE, UserOut, this_id=user_id)
+    if user is None:
         raise UserNotFound(user_id)
-    return row
+    return user
 
 
-async def list_users(reader: Reader, *, limit: int, after: UUID | None = None) -> Sequence[UserRow]:
-    """Return up to ``limit`` rows, oldest first, starting after the one with a given id."""
+async def list_users(reader: Reader, *, limit: int, after: UUID | None = None) -> list[UserOut]:
+    """Return up to ``limit`` users, oldest first, starting after the one with a given id."""
     if after is None:
-        return await reader.all(_FIRST_PAGE, limit=limit)
-    return await reader.all(_NEXT_PAGE, limit=limit, last_id=after)
+        return await reader.all(_FIRST_PAGE, UserOut, limit=limit)
+    return await reader.all(_NEXT_PAGE, UserOut, limit=limit, last_id=after)
 
 
-async def change_user(session: AsyncSession, user_id: UUID, changes: UserChanges) -> UserRow:
+async def _refusal(session: AsyncSession, user_id: UUID, if_match: list[str] | None) -> Exception:
+    if if_match is not None and await fetch(session, _ONE, UserOut, this_id=user_id):
+        return UserModified()
+    return UserNotFound(user_id)
+
+
+async def change_user(
+    session: AsyncSession, user_id: UUID, changes: UserChanges, if_match: list[str] | None = None
+) -> UserOut:
     """Change some fields of a user.
 
     Raises
     ------
     UserNotFound
         If there is none with this id.
+    UserModified
+        If it has none of the versions in ``if_match``.
     EmailTaken
         If another user has the e-mail.
     """
-    new = {f"new_{field}": value for field, value in changes.items()}
     try:
-        rows = await fetch(session, _change(*changes) if changes else _ONE, user_id=user_id, **new)
+        found = await fetch(
+            session, _CHANGE if changes else _ONE_UNCHANGED, UserOut, this_id=user_id, if_match=if_match, **changes
+        )
     except IntegrityError as error:
         raise _translated(error) from error
-    if not rows:
-        raise UserNotFound(user_id)
-    return rows[0]
+    if not found:
+        raise await _refusal(session, user_id, if_match)
+    return found[0]
 
 
-async def delete_user(session: AsyncSession, user_id: UUID) -> None:
+async def delete_user(session: AsyncSession, user_id: UUID, if_match: list[str] | None = None) -> None:
     """Mark a user as deleted: it is no longer found, and its e-mail can be used again.
 
     Raises
     ------
     UserNotFound
         If there is none with this id.
+    UserModified
+        If it has none of the versions in ``if_match``.
     """
-    if not await fetch(session, _DELETE, user_id=user_id):
-        raise UserNotFound(user_id)
+    if not await fetch(session, _DELETE, this_id=user_id, if_match=if_match):
+        raise await _refusal(session, user_id, if_match)
 
 
 async def count_purgeable(reader: Reader, *, deleted_for: timedelta) -> int:

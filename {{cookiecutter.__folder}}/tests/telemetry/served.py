@@ -5,8 +5,8 @@ from uuid import UUID
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database.internal.statements import fetch
 from app.database.retry import run_transaction
+from app.database.statements import fetch
 from app.dependencies import DbReader, DbSession
 from app.main import create_app
 from tests import example

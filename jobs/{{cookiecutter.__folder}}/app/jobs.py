@@ -5,7 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import structlog
@@ -22,15 +22,31 @@ __all__ = ["add_job", "do_jobs"]
 _log = structlog.get_logger(__name__)
 
 
-async def add_job(session: AsyncSession, kind: str, **arguments: Any) -> None:
+async def add_job(session: AsyncSession, kind: str, /, **arguments: Any) -> None:
     """Add a job in the session's transaction. The arguments of its handler must be JSON values."""
     await (await _queries(session)).enqueue(kind, json.dumps(arguments).encode())
 
 
 async def do_jobs(
-    database: DatabaseSessionDependency, handlers: Mapping[str, Callable[..., Awaitable[None]]], stop: asyncio.Event
+    database: DatabaseSessionDependency,
+    handlers: Mapping[str, Callable[..., Awaitable[None]]],
+    stop: asyncio.Event,
+    *,
+    retries: int = 5,
 ) -> None:
-    """Do jobs until the event is set. A job that fails is retried after 1, 2, 4, 8 and 16 seconds, and then kept."""
+    """Do jobs until the event is set.
+
+    Parameters
+    ----------
+    database
+        Provider of the sessions: each job is a transaction of its own.
+    handlers
+        What does each kind of job, by name: ``async def welcome(session, user_id)``.
+    stop
+        Ends the loop, after the jobs that have begun.
+    retries
+        How often a job that fails is retried: after 1, 2, 4, ... seconds, at most 5 minutes apart. Then it is kept.
+    """
 
     async def do(job: Job) -> None:
         async def work(session: AsyncSession) -> None:
@@ -49,8 +65,9 @@ async def do_jobs(
     engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
     manager = QueueManager(_queries_on(engine.connect, engine.get_execution_options()))
     manager.shutdown = stop
+    retrying = partial(DatabaseRetryEntrypointExecutor, max_attempts=retries)
     for kind in handlers:
-        manager.entrypoint(kind, on_failure="hold", executor_factory=DatabaseRetryEntrypointExecutor)(do)
+        manager.entrypoint(kind, on_failure="hold", executor_factory=retrying)(do)
     await manager.run(dequeue_timeout=timedelta(seconds=1), batch_size=5, max_concurrent_tasks=10)
 
 

@@ -48,9 +48,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from app.config import Settings
 from app.database.engine import create_database_engine
 from app.database.errors import is_conflict, sqlstate
-from app.database.internal.statements import Statements, fetch
+from app.database.internal.compiled import Statements
 from app.database.reader import Reader
 from app.database.session import create_async_session
+from app.database.statements import fetch
 from app.startup import open_database
 from tests.example import Thing
 
@@ -250,7 +251,7 @@ async def test_a_value_that_python_makes_is_another_one_each_time(session: Async
 
 async def test_a_statement_without_rows_says_so(session: AsyncSession) -> None:
     with pytest.raises(ResourceClosedError, match="does not return rows"):
-        await fetch(session, update(Thing).values(name="x"))  # type: ignore[arg-type]  # mypy knows it, too
+        await fetch(session, update(Thing).values(name="x"))  # type: ignore[call-overload]  # mypy knows it, too
 
 
 async def test_a_schema_of_one_session_alone_is_heeded(session: AsyncSession) -> None:
@@ -392,8 +393,8 @@ async def test_a_statement_that_the_program_has_dropped_is_forgotten(engine: Asy
     statement = select(literal("dropped"), bindparam("n", type_=Integer))
     async with engine.connect() as connection:
         for number in range(3):
-            await connection.run_sync(statements.learn, statement, {"n": number})
-        assert statements.find(statement, {"n": 1}) is not None
+            await connection.run_sync(statements.learn, statement, None, {"n": number})
+        assert statements.find(statement, None, {"n": 1}) is not None
     assert len(statements) == 1
     engine.sync_engine.clear_compiled_cache()
     del statement

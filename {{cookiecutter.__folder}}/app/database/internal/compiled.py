@@ -5,87 +5,59 @@ at the top of a module, most of that work is the same each time: compiling it, l
 of its values and columns, and naming the columns of its rows. This module keeps the result of the first run.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, NoReturn, TypeVarTuple
+from typing import Any, Final, NoReturn
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, CursorResult, Engine, Row
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
-from sqlalchemy.sql.selectable import TypedReturnsRows
+from sqlalchemy import Connection, CursorResult, Engine, Executable, Row
 from sqlalchemy.util import await_
 
-__all__ = ["Statements", "fetch"]
+__all__ = ["Statements"]
 
-Ts = TypeVarTuple("Ts")
-
-
-async def fetch(session: AsyncSession, statement: TypedReturnsRows[*Ts], /, **parameters: Any) -> Sequence[Row[*Ts]]:
-    """Run a statement in the transaction of a session and return its rows, faster than ``session.execute``.
-
-    Rows, errors and transaction are those of ``session.execute``. Pending changes of the session are flushed first, so
-    that the statement sees them. Objects that the session has loaded do not see what the statement changes.
-
-    Parameters
-    ----------
-    session
-        Session to run it in.
-    statement
-        Select, or an INSERT, UPDATE or DELETE with RETURNING. From the second call on it runs on the driver, if it is
-        the same object each time and Python computes none of its values (a column's ``default=``): pass such a value
-        as a parameter.
-    parameters
-        Values of its `bindparam`.
-    """
-    return await session.run_sync(_fetch, statement, parameters)
-
-
-_of_engine: WeakKeyDictionary[Engine, "Statements"] = WeakKeyDictionary()
-
-
-def _fetch(session: Session, statement: TypedReturnsRows[*Ts], parameters: dict[str, Any]) -> Sequence[Row[*Ts]]:
-    session.flush()
-    connection = session.connection()
-    engine = connection.engine
-    if _schemas(connection) != _schemas(engine):  # the compiled SQL contains the engine's schema
-        return connection.execute(statement, parameters).all()
-    statements = _of_engine.get(engine)
-    if statements is None:
-        statements = _of_engine[engine] = Statements()
-    known = statements.find(statement, parameters)
-    return known.fetch(connection, parameters) if known else statements.learn(connection, statement, parameters)
-
-
-def _schemas(source: Connection | Engine) -> Any:
-    return source.get_execution_options().get("schema_translate_map")
+_KEPT: Final = 100
+"""Maximum number of forms of one statement. An UPDATE has one for each set of columns, which clients choose."""
 
 
 class Statements:
     """Statements that have run before, by weak reference: a statement that the program drops is forgotten."""
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[Any, KnownStatement | None] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Any, dict[tuple[Any, ...], KnownStatement | None]] = WeakKeyDictionary()
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(len(forms) for forms in self._known.values())
 
     def __contains__(self, statement: object) -> bool:
         return statement in self._known
 
-    def find(self, statement: object, parameters: Mapping[str, Any]) -> "KnownStatement | None":
-        """Return the compiled form of a statement; None if SQLAlchemy has to run it."""
-        known = self._known.get(statement)
-        return known if known is not None and known.parameters == parameters.keys() else None
+    def find(self, statement: object, into: type | None, parameters: Mapping[str, Any]) -> "KnownStatement | None":
+        """Return the compiled form of a statement; None if SQLAlchemy has to run it.
+
+        Parameters
+        ----------
+        statement
+            Statement to run.
+        into
+            Dataclass of its rows; None: `Row`.
+        parameters
+            Values by name. In an INSERT or UPDATE without values of its own, their names are the columns to write.
+        """
+        forms = self._known.get(statement)
+        return forms.get((into, *parameters)) if forms else None
 
     def learn(
-        self, connection: Connection, statement: TypedReturnsRows[*Ts], parameters: dict[str, Any]
-    ) -> Sequence[Row[*Ts]]:
+        self, connection: Connection, statement: Executable, into: type | None, parameters: dict[str, Any]
+    ) -> list[Any]:
         """Run a statement with SQLAlchemy, keep its compiled form, and return the rows."""
         result = connection.execute(statement, parameters)
-        self._known[statement] = _known(result, parameters)
-        return result.all()
+        forms, form = self._known.setdefault(statement, {}), (into, *parameters)
+        if len(forms) == _KEPT and form not in forms:
+            del forms[next(iter(forms))]
+        forms[form] = _known(result, into, parameters)
+        rows = result.all()
+        return [_maker(into, result.keys())(row) for row in rows] if into else list(rows)
 
 
 @dataclass(frozen=True)
@@ -97,12 +69,10 @@ class KnownStatement:
     """Name of each value and the function that converts it for the driver, in the driver's order."""
     constants: Mapping[str, Any]
     """Values that are part of the statement."""
-    parameters: Set[str]
-    """Names of the values that are passed at each call."""
-    row: Callable[[Sequence[Any]], Row[*tuple[Any, ...]]]
+    row: Callable[[Sequence[Any]], Any]
     """Function that creates a row from a record of the driver."""
 
-    def fetch(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Row[*tuple[Any, ...]]]:
+    def fetch(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Any]:
         """Run the statement in the transaction of a connection."""
         pooled: Any = connection.connection
         adapter = pooled.dbapi_connection
@@ -114,7 +84,7 @@ class KnownStatement:
             _raise(failure, connection, adapter, self.sql)
         return [self.row(record) for record in records]
 
-    def fetch_alone(self, engine: Engine, parameters: Mapping[str, Any]) -> list[Row[*tuple[Any, ...]]]:
+    def fetch_alone(self, engine: Engine, parameters: Mapping[str, Any]) -> list[Any]:
         """Run the statement without a transaction, on a connection that is held for this statement only."""
         try:
             pooled: Any = engine.raw_connection()  # a Connection would make a read request 2 % slower
@@ -157,19 +127,39 @@ def _raise(failure: BaseException, connection: Connection, adapter: Any, sql: st
     raise failure  # not reached: both calls raise
 
 
-def _known(result: CursorResult[*Ts], parameters: Mapping[str, Any]) -> KnownStatement | None:
+def _known(result: CursorResult[Any], into: type | None, parameters: Mapping[str, Any]) -> KnownStatement | None:
     """Return the compiled form of a statement; None if its SQL or its values depend on the call."""
     context: Any = result.context
     compiled = context.compiled
+    if unknown := parameters.keys() - compiled.binds.keys():  # SQLAlchemy would leave these values out
+        raise TypeError(f"the statement has no parameter or column {', '.join(sorted(unknown))}")
     # SQLAlchemy writes a list after IN into the SQL at each run, and calls Python defaults at each run.
     if compiled.post_compile_params or compiled.literal_execute_params or compiled.prefetch:
         return None
     (values,) = context.compiled_parameters
-    rows = result._metadata
+    rows: Any = result._metadata
+    if into is None:
+        row: Callable[[Any], Any] = partial(Row, rows, rows._effective_processors, rows._key_to_index)
+    else:
+        row = _maker(into, result.keys(), rows._effective_processors)
     return KnownStatement(
         sql=context.statement,
         arguments=[(name, compiled._bind_processors.get(name)) for name in compiled.positiontup],
         constants={name: value for name, value in values.items() if name not in parameters},
-        parameters=frozenset(parameters),
-        row=partial(Row, rows, rows._effective_processors, rows._key_to_index),
+        row=row,
     )
+
+
+def _maker(into: type[Any], columns: Iterable[str], convert: Sequence[Any] | None = None) -> Callable[[Any], Any]:
+    """Return a function that creates an instance of a dataclass from a row, by the names of its columns."""
+    names, order = [field.name for field in fields(into)], list(columns)
+    if sorted(names) != sorted(order):
+        raise TypeError(f"{into.__qualname__} has the fields {', '.join(names)}, and the statement {', '.join(order)}")
+    if any(convert or ()):
+        converters = list(zip(order, convert or (), strict=True))
+        return lambda row: into(
+            **{name: to(value) if to else value for (name, to), value in zip(converters, row, strict=True)}
+        )
+    if names == order:
+        return lambda row: into(*row)
+    return lambda row: into(**dict(zip(order, row, strict=True)))

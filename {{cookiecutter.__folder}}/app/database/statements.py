@@ -1,0 +1,191 @@
+"""Statements whose columns are the fields of schema classes: `columns` compares both, `fetch` runs a statement.
+
+A new field is declared in the model and in the schema classes that carry it. Statements do not name it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    NotRequired,
+    Required,
+    TypeVar,
+    TypeVarTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Column, ColumnElement, Connection, Engine, Row, Table, Text, any_, bindparam, cast, or_
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.selectable import TypedReturnsRows
+
+from app.database.internal.compiled import Statements
+
+__all__ = ["SchemaMismatchError", "columns", "fetch", "is_version"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_COMPARED: Final = (bool, bytes, date, datetime, Decimal, dict, float, int, list, str, time, timedelta, UUID)
+"""Types of values that are compared. Others, such as pydantic's own, say nothing about the column."""
+
+
+class SchemaMismatchError(TypeError):
+    """A schema class has a field that does not fit the table. One line for each, with the names of both."""
+
+
+def columns(model: type[DeclarativeBase], response: type, /, *bodies: type) -> tuple[Column[Any], ...]:
+    """Return the columns that the fields of a response class name, and compare the classes with the table.
+
+    Call it at the top of a module, so that a field that does not fit is an error before the first request.
+
+    Parameters
+    ----------
+    model
+        Model of the table.
+    response
+        Dataclass of the rows that statements return, for `fetch` and `app.database.reader.Reader`.
+    bodies
+        Classes of request bodies, whose fields are written to the table.
+
+    Raises
+    ------
+    SchemaMismatchError
+        If the table has no column with a field's name, or one of another type, or if null is allowed in only one of
+        the two. A body may refuse null where the column allows it.
+    """
+    table = model.__table__
+    assert isinstance(table, Table)
+    lines = [
+        f"{kind.__name__}.{name}: {problem}"
+        for kind in (response, *bodies)
+        for name, hint in _fields(kind)
+        if (problem := _mismatch(table, name, hint, is_body=kind in bodies))
+    ]
+    if lines:
+        raise SchemaMismatchError("\n".join(lines))
+    return tuple(table.columns[name] for name, _ in _fields(response))
+
+
+def is_version(xmin: ColumnElement[int] | Any) -> ColumnElement[bool]:
+    """Return the condition that a row has one of the versions in the parameter ``if_match``, or that this is None.
+
+    In an UPDATE or DELETE it also holds against concurrent changes: PostgreSQL checks it again after it has waited for
+    the row (READ COMMITTED), or fails with 40001 (from REPEATABLE READ on).
+    """
+    versions = bindparam("if_match", type_=ARRAY(Text))
+    return or_(versions.is_(None), cast(xmin, Text) == any_(versions))
+
+
+def _fields(kind: type) -> Iterator[tuple[str, Any]]:
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if not name.startswith("_") and get_origin(hint) is not ClassVar:
+            yield name, hint
+
+
+def _mismatch(table: Table, name: str, hint: Any, *, is_body: bool) -> str | None:
+    column = table.columns.get(name)
+    if column is None:
+        return f"the table {table.name} has no such column; its columns are {', '.join(table.columns.keys())}"
+    where, allowed = f"the column {table.name}.{name}", _types(hint)
+    if Any in allowed:
+        return None
+    if NoneType in allowed and not column.nullable:
+        return f"{where} is NOT NULL, and the field allows null"
+    if column.nullable and NoneType not in allowed and not is_body:
+        return f"{where} is nullable, and the field does not allow null"
+    with suppress(NotImplementedError):  # a type of one's own has no python_type
+        stored = column.type.python_type
+        other = [kind for kind in allowed if kind in _COMPARED and kind is not stored]
+        if other and stored in _COMPARED and stored is not dict:  # JSON has dict, and may be any value
+            return f"{where} has values of type {stored.__name__}, and the field {other[0].__name__}"
+    return None
+
+
+def _types(hint: Any) -> set[Any]:
+    """Return the classes of the values that a type hint allows."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Annotated, NotRequired, Required):
+        return _types(arguments[0])
+    if origin in (Union, UnionType):
+        return {kind for argument in arguments for kind in _types(argument)}
+    if origin is Literal:
+        return {type(value) for value in arguments}
+    return {origin or hint}
+
+
+@overload
+async def fetch(
+    session: AsyncSession, statement: TypedReturnsRows[*Ts], /, **parameters: Any
+) -> Sequence[Row[*Ts]]: ...
+
+
+@overload
+async def fetch(
+    session: AsyncSession, statement: TypedReturnsRows[*Ts], into: type[T], /, **parameters: Any
+) -> list[T]: ...
+
+
+async def fetch(
+    session: AsyncSession, statement: TypedReturnsRows[*tuple[Any, ...]], into: type | None = None, /, **parameters: Any
+) -> Sequence[Any]:
+    """Run a statement in the transaction of a session and return its rows, faster than ``session.execute``.
+
+    Errors and transaction are those of ``session.execute``. Pending changes of the session are flushed first, so that
+    the statement sees them. Objects that the session has loaded do not see what the statement changes.
+
+    Parameters
+    ----------
+    session
+        Session to run it in.
+    statement
+        Select, or an INSERT, UPDATE or DELETE with RETURNING. From the second call on it runs on the driver, if it is
+        the same object each time and Python computes none of its values (a column's ``default=``): pass such a value
+        as a parameter.
+    into
+        Dataclass to return instead of `Row`. Its fields are the columns of the statement, in any order.
+    parameters
+        Values of its `bindparam`, and of the columns that an INSERT or UPDATE without ``values()`` writes.
+
+    Raises
+    ------
+    TypeError
+        If the fields of the dataclass are not the columns of the statement, or a parameter is not one of the statement.
+    """
+    return await session.run_sync(_fetch, statement, into, parameters)
+
+
+_of_engine: WeakKeyDictionary[Engine, Statements] = WeakKeyDictionary()
+
+
+def _fetch(session: Session, statement: Any, into: type | None, parameters: dict[str, Any]) -> Sequence[Any]:
+    session.flush()
+    connection = session.connection()
+    engine = connection.engine
+    if _schemas(connection) != _schemas(engine):  # the compiled SQL contains the engine's schema
+        return Statements().learn(connection, statement, into, parameters)
+    statements = _of_engine.get(engine)
+    if statements is None:
+        statements = _of_engine[engine] = Statements()
+    known = statements.find(statement, into, parameters)
+    if known is not None:
+        return known.fetch(connection, parameters)
+    return statements.learn(connection, statement, into, parameters)
+
+
+def _schemas(source: Connection | Engine) -> Any:
+    return source.get_execution_options().get("schema_translate_map")
