@@ -14,7 +14,14 @@ GENERATED = "site/project"
 
 project = "FastAPI on PostgreSQL"
 extensions = ["myst_parser"]
-include_patterns = ["*.md", "docs/*.md", "docs/guides/*.md", "benchmarks/*.md", f"{GENERATED}/*.md", f"{GENERATED}/docs/*.md"]
+include_patterns = [
+    "*.md",
+    "docs/*.md",
+    "docs/guides/*.md",
+    "benchmarks/*.md",
+    f"{GENERATED}/*.md",
+    f"{GENERATED}/docs/*.md",
+]
 root_doc = "README"
 html_theme = "furo"
 html_title = "A template for FastAPI services on PostgreSQL"
@@ -57,7 +64,11 @@ def navigation(index: str) -> str:
 
 def _normal(link: str) -> str:
     """Return the name of a page from the root, for a link in docs/README.md."""
-    return link.removeprefix("../").replace("{{cookiecutter.__folder}}/", f"{GENERATED}/") if link[0] == "." else f"docs/{link}"
+    return (
+        link.removeprefix("../").replace("{{cookiecutter.__folder}}/", f"{GENERATED}/")
+        if link[0] == "."
+        else f"docs/{link}"
+    )
 
 
 def write_start_page(app: Any, error: Exception | None) -> None:

@@ -124,6 +124,8 @@ async def refuse(send: Send, path: str, request_id: str) -> None:
         (b"content-type", b"application/problem+json"),
         (b"content-length", b"%d" % len(body)),
         (b"retry-after", b"1"),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
         (b"x-request-id", request_id.encode()),
     ]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
