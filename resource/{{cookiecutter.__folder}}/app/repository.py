@@ -128,7 +128,7 @@ async def list_{{ cookiecutter.plural }}(reader: Reader, query: {{ cookiecutter.
     )
 {%- else %}
 async def list_{{ cookiecutter.plural }}(reader: Reader, *, limit: int, after: UUID | None = None) -> list[{{ cookiecutter.__class }}Out]:
-    """Return up to ``limit`` {{ cookiecutter.plural }}, oldest first, starting after the one with a given id."""
+    """Return up to ``limit`` {{ cookiecutter.plural }}, oldest first, from the one after an id."""
     if after is None:
         return await reader.all(_FIRST_PAGE, {{ cookiecutter.__class }}Out, limit=limit)
     return await reader.all(_NEXT_PAGE, {{ cookiecutter.__class }}Out, limit=limit, last_id=after)

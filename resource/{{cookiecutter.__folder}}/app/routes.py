@@ -10,7 +10,7 @@ from app.auth.dependencies import requires
 from app.database.retry import run_transaction
 from app.dependencies import DbReader, DbSession
 from app.docs import header
-from app.etag import ETAG, IfMatch, IfNoneMatch, tagged
+from app.etag import ETAG, IF_NONE_MATCH, IfMatch, tagged
 from app.idempotency.dependencies import once
 {%- if not it.has_query %}
 from app.pagination import Cursor, Limit, cut
@@ -27,10 +27,10 @@ _READ = requires("{{ cookiecutter.plural }}:read")
 _WRITE = requires("{{ cookiecutter.plural }}:write")
 
 
-@router.get("/{ {{- cookiecutter.singular }}_id}", dependencies=_READ, responses=header(200, ETag=ETAG) | header(304, ETag=ETAG) | problem_responses(404, 422))
-async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, reader: DbReader, response: Response, if_none_match: IfNoneMatch = None) -> {{ cookiecutter.__class }}Out:
+@router.get("/{ {{- cookiecutter.singular }}_id}", dependencies=_READ, responses=header(200, ETag=ETAG) | header(304, ETag=ETAG) | problem_responses(404, 422), openapi_extra=IF_NONE_MATCH)
+async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, reader: DbReader, request: Request, response: Response) -> {{ cookiecutter.__class }}Out:
     """Get {{ cookiecutter.__one }}."""
-    return tagged(await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id), response, if_none_match)
+    return tagged(await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id), response, request)
 
 
 @router.post(

@@ -103,7 +103,7 @@ async def get_user(reader: Reader, user_id: UUID) -> UserOut:
 
 
 async def list_users(reader: Reader, *, limit: int, after: UUID | None = None) -> list[UserOut]:
-    """Return up to ``limit`` users, oldest first, starting after the one with a given id."""
+    """Return up to ``limit`` users, oldest first, from the one after an id."""
     if after is None:
         return await reader.all(_FIRST_PAGE, UserOut, limit=limit)
     return await reader.all(_NEXT_PAGE, UserOut, limit=limit, last_id=after)

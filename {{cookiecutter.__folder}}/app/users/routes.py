@@ -9,7 +9,7 @@ from app.auth.dependencies import requires
 from app.database.retry import run_transaction
 from app.dependencies import DbReader, DbSession
 from app.docs import header
-from app.etag import ETAG, IfMatch, IfNoneMatch, tagged
+from app.etag import ETAG, IF_NONE_MATCH, IfMatch, tagged
 from app.idempotency.dependencies import once
 from app.pagination import Cursor, Limit, cut
 from app.problems import problem_responses
@@ -28,10 +28,11 @@ _WRITE = requires("users:write")
     "/{user_id}",
     dependencies=_READ,
     responses=header(200, ETag=ETAG) | header(304, ETag=ETAG) | problem_responses(404, 422),
+    openapi_extra=IF_NONE_MATCH,
 )
-async def get_user(user_id: UUID, reader: DbReader, response: Response, if_none_match: IfNoneMatch = None) -> UserOut:
+async def get_user(user_id: UUID, reader: DbReader, request: Request, response: Response) -> UserOut:
     """Get a user."""
-    return tagged(await repository.get_user(reader, user_id), response, if_none_match)
+    return tagged(await repository.get_user(reader, user_id), response, request)
 
 
 @router.post(

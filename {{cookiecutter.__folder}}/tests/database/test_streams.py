@@ -32,8 +32,9 @@ KINDS: list[dict[str, Any]] = [{}, {"response_class": EventSourceResponse}, {"re
 
 @pytest.fixture
 def settings(settings: ServiceSettings) -> ServiceSettings:
-    """Settings with a pool of five."""
-    return settings.model_copy(update={"database": replace(settings.database, pool_size=5)})
+    """Settings with a pool of five, and no request refused on a busy machine."""
+    database = replace(settings.database, pool_size=5, pool_timeout=30)
+    return settings.model_copy(update={"database": database, "processor_timeout": 0})
 
 
 async def write(session: AsyncSession) -> None:
