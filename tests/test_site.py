@@ -1,4 +1,4 @@
-"""The documentation: the index has each page, reference pages fit the code, and the site builds, works and is readable."""
+"""The documentation: the index has each page, reference pages fit the code, the site builds, works and is readable."""
 
 import itertools
 import re
