@@ -14,6 +14,7 @@ PACKAGES = {
     "chromedriver": "chromium-driver",  # the page /docs in a browser
     "chromium": "chromium",
     "curl": "curl",  # the guides' commands, as they stand there
+    "haproxy": "haproxy",  # the proxy in front of the service
     "initdb": "postgresql",  # TLS, and another version than the wheel's
     "git": "git",  # updates of a project, hooks of a commit
     "mmdebstrap": "mmdebstrap",  # the base of the image, and a bare machine

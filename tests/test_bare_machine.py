@@ -46,7 +46,7 @@ def shell(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     network = [name for name in os.environ if name.startswith("PIP_") or name.lower().endswith("_proxy")]
     podman(
         *("run", "--detach", "--name=bare", "--network=host", "--env=LANG=C.UTF-8", "--env=UV_LINK_MODE=copy"),
-        *(f"--env={name}" for name in network),
+        *(f"--env={name}" for name in (*network, "PYTEST_XDIST_AUTO_NUM_WORKERS")),
         *(f"--volume={folder / 'clone'}:/clone:ro", f"--volume={cache}:/root/.cache/uv"),
         *("bare", "sleep", "infinity"),
     )

@@ -83,6 +83,7 @@ def test_of_env_only_the_password_reaches_the_containers(bake: Any) -> None:
         assert services[name]["environment"] == {
             "DATABASE_URL": "postgresql://order_service@postgres/order_service",
             "DATABASE_PASSWORD_FILE": "/run/secrets/postgres_password",
+            "FORWARDED_ALLOW_IPS": "172.16.0.0/12,192.168.0.0/16",
         }
     for service in services.values():
         assert [secret["source"] for secret in service["secrets"]] == ["postgres_password"]

@@ -140,6 +140,9 @@ def test_github_accepts_its_files(bakes: Bakes) -> None:
     tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     tool("check-jsonschema", "--builtin-schema", "custom.github-workflows-require-timeout", *workflows)
     tool("check-jsonschema", "--builtin-schema", "vendor.dependabot", *updates)
+    *forms, config = sorted((TEMPLATE / ".github/ISSUE_TEMPLATE").iterdir(), key=lambda path: path.name == "config.yml")
+    tool("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *forms)
+    tool("check-jsonschema", "--builtin-schema", "vendor.github-issue-config", config)
 
 
 def test_gitlab_accepts_its_file_and_renovate_the_other(bakes: Bakes) -> None:
@@ -150,7 +153,7 @@ def test_gitlab_accepts_its_file_and_renovate_the_other(bakes: Bakes) -> None:
 
 def test_both_services_run_the_same_jobs(bakes: Bakes) -> None:
     """On all Pythons, the chosen one first, and on PostgreSQL from the oldest major that the service promises."""
-    majors = ["18", "17", "16", "15", "14"]
+    majors = ["19", "18", "17", "16", "15"]
     targets = set(re.findall(r"^([a-z-]+):", (RAW / "Makefile").read_text(), re.M))
     for chosen, project in bakes:
         if chosen["ci"] == "none":

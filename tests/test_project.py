@@ -142,7 +142,7 @@ def test_an_env_file_is_no_longer_readable_for_others_once_a_password_is_in_it(b
 
 def test_tests_never_touch_the_database_of_the_settings(project: Path, database: str) -> None:
     env = {"DATABASE_URL": database, "DATABASE_SCHEMA": "mine", "LOG_LEVEL": "loud"}
-    run("sh", "-c", ACTIVE + "pytest -q tests/users tests/test_migrations.py", cwd=project, **env)
+    run("sh", "-c", ACTIVE + "pytest -q tests/users tests/migrations/test_upgrades.py", cwd=project, **env)
     run("make", "check", cwd=project, **env)
     tables = run("make", "-s", "psql", cwd=project, **env)
     listed = subprocess.run(
@@ -205,7 +205,9 @@ def test_an_ordinary_user_needs_no_more_than_root(bake: Any) -> None:
         os.chown(path, ordinary_user.pw_uid, ordinary_user.pw_gid)
     path = f"{folder}:/usr/local/bin:/usr/bin:/bin"  # root's own folders are closed to others
     env = environment(HOME=str(folder), UV_CACHE_DIR=str(folder / "cache"), TMPDIR=str(folder), PATH=path)
-    env["PYTEST_ADDOPTS"] = "tests/users tests/scripts tests/test_migrations.py"  # the server is what may differ
+    env["PYTEST_ADDOPTS"] = (
+        "tests/users tests/scripts tests/migrations/test_upgrades.py"  # the server is what may differ
+    )
     try:
         tested = subprocess.run(
             ["make", "test"],

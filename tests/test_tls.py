@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from commands import environment, run
+from commands import run, started
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -77,14 +77,9 @@ def _write(
 @pytest.fixture(scope="module")
 def server(project: Path, certificates: Path) -> Iterator[tuple[str, str]]:
     """URL of the server, and the file of its authority. The wheel's PostgreSQL has no TLS, so it is the machine's."""
-    with subprocess.Popen(
-        [program(project, "python"), "-c", SERVER, str(certificates)],
-        cwd=project,
-        env=environment(POSTGRES_BIN=str(machines_postgresql())),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    command = [program(project, "python"), "-c", SERVER, str(certificates)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with started(command, cwd=project, POSTGRES_BIN=str(machines_postgresql()), **pipes) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip(), str(certificates / "authority.crt")
         process.communicate("")

@@ -126,22 +126,25 @@ class RequestMiddleware:
         complete = False
         start = asyncio.get_running_loop().time()
 
+        async def receive_in_time() -> Message:
+            try:
+                async with asyncio.timeout_at(start + _BODY_SECONDS + received / _BODY_RATE):
+                    return await receive()
+            except TimeoutError:
+                raise HTTPException(408, "The body did not arrive in time.", {"Connection": "close"}) from None
+
         async def receive_within_limit() -> Message:
             nonlocal received, complete
             if complete:  # what comes is a disconnect, at any time
                 return await receive()
-            try:
-                async with asyncio.timeout_at(start + _BODY_SECONDS + received / _BODY_RATE):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, "The body did not arrive in time.", {"Connection": "close"}) from None
+            message = await receive_in_time()
             complete = not message.get("more_body")
             received += len(message.get("body", b""))
             limit = getattr(scope.get("endpoint"), "max_body_bytes", self._max_body_bytes)  # the route is known by now
             if received > limit:
                 # Discard the rest, up to a limit: most clients send the whole body before they read the response.
                 while message.get("more_body") and received < 16 * limit:
-                    message = await receive()
+                    message = await receive_in_time()
                     received += len(message.get("body", b""))
                 raise HTTPException(413, f"The body is longer than {limit} bytes.")
             return message

@@ -26,8 +26,9 @@ _PERIOD: Final = 0.01
 _IDLE: Final = 0.00025
 """Seconds that a round of the event loop takes if nothing else is ready; usually a tenth of it."""
 
-_BUSY: Final = 10
-"""Observations in a row without an idle round, after which the processor counts as the limit. A burst is shorter."""
+_BUSY: Final = 3
+_BUSY_FOR: Final = 0.1
+"""Observations in a row without an idle round, and their seconds, after which the processor counts as the limit."""
 
 _WINDOW: Final = 1.0
 """Seconds over which the rate of responses is averaged."""
@@ -104,7 +105,7 @@ class ProcessorQueue:
             elapsed = now - self._observed
             rate = self._answered / elapsed
             self._rate += (rate - self._rate) * elapsed / max(elapsed, min(now - self._busy_since, _WINDOW))
-            if self._busy >= _BUSY and self.timeout:
+            if self._busy >= _BUSY and now - self._busy_since > _BUSY_FOR and self.timeout:
                 self._room = max(_FEW, self._rate * self.timeout)
         self._answered, self._observed = 0, now
         if self._refused and now > self._reported + _REPORT:
@@ -123,6 +124,8 @@ async def refuse(send: Send, path: str, request_id: str) -> None:
         (b"content-type", b"application/problem+json"),
         (b"content-length", b"%d" % len(body)),
         (b"retry-after", b"1"),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
         (b"x-request-id", request_id.encode()),
     ]
     await send({"type": "http.response.start", "status": 503, "headers": headers})

@@ -1,8 +1,8 @@
 """Databases for tests, each for one test at a time: to empty one is quicker than to create one."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -84,25 +84,29 @@ class _Database:
             return False  # it is gone, or takes no connections
 
     async def _inspect(self) -> None:
-        connection = await asyncpg.connect(self.url)
-        self._tables = [name for (name,) in await connection.fetch(_TABLES)]
-        self._schema = await connection.fetch(_SCHEMA)
-        self._rows = await self._rows_of(connection)
-        await connection.close()
+        async with self._transaction() as connection:
+            self._tables = [name for (name,) in await connection.fetch(_TABLES)]
+            self._schema = await connection.fetch(_SCHEMA)
+            self._rows = await self._rows_of(connection)
 
     async def _restore(self) -> bool:
+        async with self._transaction() as connection:
+            await connection.execute(_END_CONNECTIONS)
+            if await connection.fetch(_SCHEMA) != self._schema:
+                return False
+            rows = await self._rows_of(connection)
+            if changed := [table for table in self._tables if rows[table] != self._rows[table]]:
+                await connection.execute(f"TRUNCATE {', '.join(changed)} RESTART IDENTITY CASCADE")
+                rows = await self._rows_of(connection)
+                self._schema = await connection.fetch(_SCHEMA)  # TRUNCATE gives a table a new file
+            return rows == self._rows
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Any]:
         connection = await asyncpg.connect(self.url, statement_cache_size=0)  # there may be a pooler in between
         try:
             async with connection.transaction():
-                await connection.execute(_END_CONNECTIONS)
-                if await connection.fetch(_SCHEMA) != self._schema:
-                    return False
-                rows = await self._rows_of(connection)
-                if changed := [table for table in self._tables if rows[table] != self._rows[table]]:
-                    await connection.execute(f"TRUNCATE {', '.join(changed)} RESTART IDENTITY CASCADE")
-                    rows = await self._rows_of(connection)
-                    self._schema = await connection.fetch(_SCHEMA)  # TRUNCATE gives a table a new file
-                return rows == self._rows
+                yield connection
         finally:
             await connection.close()
 

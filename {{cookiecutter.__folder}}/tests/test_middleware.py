@@ -65,7 +65,8 @@ async def test_an_unhandled_error_tells_the_client_nothing_and_the_log_all(
     (cause,) = [line for line in lines if line["event"] == "unhandled error"]
     assert "secret of the house" in cause["exception"]
     (access,) = [line for line in lines if line["event"] == "request"]
-    assert {key: access[key] for key in ("method", "route", "status", "request_id")} == {
+    assert {key: access[key] for key in ("method", "route", "status", "request_id", "client")} == {
+        "client": "127.0.0.1",
         "method": "GET",
         "route": "/fail/{number}",
         "status": 500,
@@ -115,6 +116,52 @@ async def test_a_body_over_the_limit_is_read_to_its_end_but_not_for_ever(
 
     response = await client.post("/things", content=body(), headers={"Content-Type": "application/json"})
     assert (response.status_code, len(sent)) == (413, read)
+
+
+@pytest.mark.parametrize("sent", [[], [b'{"email": "ada@example.com",']])
+async def test_a_body_that_does_not_arrive_is_408_and_the_connection_is_closed(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, sent: list[bytes]
+) -> None:
+    monkeypatch.setattr("app.middleware._BODY_SECONDS", 0.05)
+
+    async def body() -> AsyncIterator[bytes]:
+        for part in sent:
+            yield part
+        await asyncio.Event().wait()
+
+    response = await client.post("/things", content=body(), headers={"Content-Type": "application/json"})
+    assert response.status_code == 408
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Connection"] == "close"
+
+
+async def test_a_large_body_may_take_longer(client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.middleware._BODY_SECONDS", 0.05)
+    monkeypatch.setattr("app.middleware._BODY_RATE", 1)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"email": "ada@example.com",'
+        await asyncio.sleep(0.1)
+        yield b'"name": "Ada"}'
+
+    response = await client.post("/things", content=body(), headers={"Content-Type": "application/json"})
+    assert response.status_code == 201
+
+
+async def test_after_its_body_a_request_may_take_as_long_as_it_wants(
+    app: FastAPI, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is received then is a disconnect."""
+    monkeypatch.setattr("app.middleware._BODY_SECONDS", 0.05)
+
+    @app.post("/listen")
+    async def listen(request: Request, body: dict[str, str]) -> bool:
+        _, pending = await asyncio.wait({asyncio.create_task(request.receive())}, timeout=0.2)
+        for task in pending:
+            task.cancel()
+        return bool(pending)
+
+    assert (await client.post("/listen", json={})).json() is True
 
 
 @pytest.mark.parametrize(("path", "limit"), [("/large", 3_000_000), ("/small", 10)])

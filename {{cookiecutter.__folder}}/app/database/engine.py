@@ -166,9 +166,10 @@ def create_database_engine(
         guards["statement_timeout"] = str(max(1, round(chosen.statement_timeout * 1000)))
         guards["idle_in_transaction_session_timeout"] = IDLE_IN_TRANSACTION
         arguments["command_timeout"] = chosen.statement_timeout + _DRIVER_GRACE
+    if chosen.pooler != "none":
+        guards = {}  # PgBouncer refuses these start-up parameters
     if chosen.pooler == "pgbouncer":
-        # PgBouncer refuses these start-up parameters, and may use a server connection without the prepared statement.
-        guards = {}
+        # It may use a server connection without the prepared statement.
         arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
     # The server would prefer these to the same parameters in the `options` of the URL, so leave those out.
     own = target.server_settings.get("options", "").lower().replace("-", "_")  # PostgreSQL accepts both
