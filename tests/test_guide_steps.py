@@ -138,6 +138,14 @@ def test_the_first_resource(fresh: Path, uvx: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_guides_to_lists_and_rows(fresh: Path, uvx: Path) -> None:
+    """They end with `make check` and the tests of the features."""
+    path = f"{uvx}:{environment()['PATH']}"
+    for guide in ("lists.md", "rows-that-belong-together.md"):
+        follow(guide, fresh, TEMPLATE=str(TEMPLATE), PATH=path)
+
+
+@pytest.mark.slow
 def test_removing_the_example(fresh: Path, bake: Any) -> None:
     """It ends with `make check`, `make test`, and a ready service. docs/deploying.md applies all manifests left."""
     with_manifests = bake(project_slug="with-manifests", deployment="kubernetes")
