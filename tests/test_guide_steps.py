@@ -139,7 +139,7 @@ def test_the_first_resource(fresh: Path, uvx: Path) -> None:
 
 @pytest.mark.slow
 def test_removing_the_example(fresh: Path, bake: Any) -> None:
-    """It ends with `make check`, `make test`, and a ready service. The project's page applies all manifests that are left."""
+    """It ends with `make check`, `make test`, and a ready service. The project's page names all manifests that are left."""
     with_manifests = bake(project_slug="with-manifests", deployment="kubernetes")
     for name in ("docs", "deploy"):
         (fresh / name).exists() and run("rm", "-r", name, cwd=fresh)
