@@ -14,13 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 
 TEMPLATE = Path(__file__).resolve().parent.parent
-_HOME = Path(tempfile.mkdtemp(prefix="home-"))
-_HOME.chmod(0o711)  # an unprivileged PostgreSQL must have access
-(_HOME / "tmp").mkdir(mode=0o711)
-atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-_OURS = ("AUTH_", "DATABASE_", "TEST_DATABASE_", "LOG_", "OTEL_", "MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PYTEST")
+_OURS = ("AUTH_", "DATABASE_", "TEST_", "TESTS_", "LOG_", "OTEL_", "MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PYTEST")
+
+
+def _make_home() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="home-"))
+    home.chmod(0o711)  # an unprivileged PostgreSQL must have access
+    (home / "tmp").mkdir(mode=0o711)
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return home
+
+
+_HOME = Path(os.environ["TESTS_HOME"]) if "TESTS_HOME" in os.environ else _make_home()
+os.environ["TESTS_HOME"] = str(_HOME)  # for the workers of this run, which share its caches
+_SHARE = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+"""Number of workers for the tests of a project that a test runs: others run beside it."""
 
 
 def environment(**env: str) -> dict[str, str]:
@@ -32,19 +43,46 @@ def environment(**env: str) -> dict[str, str]:
         inherited
         | {"PATH": os.pathsep.join([*path, str(uv)]), "HOME": str(_HOME), "UV_CACHE_DIR": str(_HOME / "uv-cache")}
         | {"TMPDIR": str(_HOME / "tmp"), "MYPY_CACHE_DIR": str(_HOME / "mypy-cache")}
+        | {"PYTEST_XDIST_AUTO_NUM_WORKERS": str(_SHARE)}
         | env
     )
 
 
+def copy_template(folder: Path) -> Path:
+    """Copy what a clone of the template has, including uncommitted changes."""
+    ignored = [line.rstrip("/") for line in (TEMPLATE / ".gitignore").read_text().splitlines()]
+    shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns(".git", *ignored))
+    return folder
+
+
 def run(
-    *command: str, cwd: Path, timeout: float = 120, check: bool = True, **env: str
+    *command: str, cwd: Path, timeout: float = 300, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command until it ends."""
-    ended = subprocess.run(
-        command, cwd=cwd, env=environment(**env), timeout=timeout, capture_output=True, text=True, check=False
-    )
-    assert not check or ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
-    return ended
+    with started(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **env) as process:
+        stdout, stderr = process.communicate(timeout=timeout)
+    assert not check or process.returncode == 0, f"{command}\n{stdout}\n{stderr}"
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+@contextmanager
+def started(
+    command: Sequence[str], *, cwd: Path, user: str | None = None, **options: Any
+) -> Iterator["subprocess.Popen[str]"]:
+    """Start a command. The end of the block waits for its end; after an error there, it is killed with its children.
+
+    Options in capitals are variables of its environment, the others say where its input and output go.
+    """
+    env = {name: options.pop(name) for name in list(options) if name.isupper()}
+    with subprocess.Popen(
+        command, cwd=cwd, env=environment(**env), user=user, text=True, start_new_session=True, **options
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
 
 
 def free_port() -> int:
@@ -56,13 +94,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: Sequence[str], *, cwd: Path, port: int, timeout: float = 120, **env: str) -> Iterator[Any]:
+def serving(
+    command: Sequence[str], *, cwd: Path, port: int, timeout: float = 120, ready: str = "/health/ready", **env: str
+) -> Iterator[Any]:
     """Run a command, wait until it serves, and end it by Ctrl-C to its process group, as a terminal does."""
     with (
         tempfile.TemporaryFile("w+") as output,
-        subprocess.Popen(
-            command, cwd=cwd, env=environment(**env), stdout=output, stderr=output, start_new_session=True
-        ) as process,
+        started(command, cwd=cwd, stdout=output, stderr=output, **env) as process,
     ):
         try:
             deadline = time.monotonic() + timeout
@@ -70,7 +108,7 @@ def serving(command: Sequence[str], *, cwd: Path, port: int, timeout: float = 12
                 assert process.poll() is None, _read(output)
                 assert time.monotonic() < deadline, _read(output)
                 try:
-                    if httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+                    if httpx2.get(f"http://127.0.0.1:{port}{ready}").status_code == 200:
                         break
                 except httpx2.TransportError:
                     with suppress(subprocess.TimeoutExpired):
@@ -90,5 +128,5 @@ def _read(output: Any) -> str:
 
 def processes_of(folder: Path) -> list[str]:
     """Return the command lines of all processes that contain a folder's name."""
-    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if str(folder) in line]
+    listed = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in listed if str(folder) in line]

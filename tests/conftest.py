@@ -2,19 +2,40 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import TEMPLATE, environment, run
+from commands import TEMPLATE, copy_template, environment, run
+from containers import Podman, podman_in
 from cookiecutter.main import cookiecutter
+from machine import need, where
 from pgbouncer import pooled
+from selenium import webdriver
 from services import program
 
+pytest_plugins = ["not_tested"]
+
 Bake = Callable[..., Path]
+QUIET = (
+    *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
+    *("disable-component-update", "disable-sync", "window-size=1400,2000"),
+)
+HARD_FOLDER = 'it\'s a "folder" (ünï)'
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, and keep together what shares a fixture of its module.
+
+    Each worker of the run has its own `project`, with its own server: a test may stop it.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        shared = item._fixtureinfo.name2fixturedefs.values()
+        if any(fixtures[-1].scope == "module" for fixtures in shared) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture
@@ -30,7 +51,7 @@ def bake(tmp_path: Path) -> Bake:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A baked and installed project, in a folder whose path needs quoting."""
-    folder = tmp_path_factory.mktemp("a folder's (path)")
+    folder = tmp_path_factory.mktemp(HARD_FOLDER)
     baked = Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder)))
     run("make", "install", cwd=baked, timeout=300)
     yield baked
@@ -63,14 +84,28 @@ def uvx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def path_without_uv(tmp_path: Path) -> str:
+    """A PATH with all programs of this machine, but for uv."""
+    folder = tmp_path / "all-but-uv"
+    folder.mkdir()
+    for place in environment()["PATH"].split(os.pathsep):
+        for found in Path(place).glob("*"):
+            if found.name not in {"uv", "uvx"} and not (folder / found.name).is_symlink():
+                (folder / found.name).symlink_to(found)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    """Podman with a store of its own."""
+    with podman_in(tmp_path_factory.mktemp("podman")) as podman:
+        yield podman
+
+
+@pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A fresh clone of the template, including uncommitted changes."""
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=TEMPLATE).stdout
-    for name in filter(None, listed.split("\0")):
-        if (TEMPLATE / name).exists():
-            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(TEMPLATE / name, tmp_path / "clone" / name)
-    return tmp_path / "clone"
+    """A fresh clone of the template, including uncommitted changes, in a folder whose path needs quoting."""
+    return copy_template(tmp_path / HARD_FOLDER / "clone")
 
 
 @pytest.fixture
@@ -97,3 +132,18 @@ def migrated(project: Path, database: str) -> str:
     """URL of a migrated database of the test's own."""
     run(program(project, "alembic"), "upgrade", "head", cwd=project, DATABASE_URL=database)
     return database
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """Debian's Chromium, with an empty profile."""
+    need("chromium", "chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(where("chromium"))
+    for argument in (*QUIET, f"user-data-dir={tmp_path}"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(where("chromedriver")))
+    browser.implicitly_wait(20)
+    yield browser
+    browser.quit()

@@ -1,24 +1,47 @@
 """PgBouncer in transaction mode, in front of a PostgreSQL of the tests."""
 
 import os
-import shutil
+import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-from commands import free_port
+from commands import free_port, run, started
+from machine import need, where
+
+_NEWER = "trixie"
+"""Release of Debian with a PgBouncer that keeps prepared statements."""
+
+
+def installed_pgbouncer() -> list[str]:
+    """Return the command of the PgBouncer of this machine."""
+    need("pgbouncer")
+    return [str(where("pgbouncer"))]
+
+
+def pgbouncer_with_statements(folder: Path) -> list[str]:
+    """Return the command of a PgBouncer that keeps prepared statements, which begins with 1.21.
+
+    It is that of the machine, or else one of a newer Debian, which is unpacked into the folder and runs with its own
+    libraries.
+    """
+    command = installed_pgbouncer()
+    version = re.search(r"PgBouncer (\d+)\.(\d+)", subprocess.check_output([*command, "--version"], text=True))
+    assert version is not None
+    if (int(version[1]), int(version[2])) >= (1, 21):
+        return command
+    need("mmdebstrap")
+    run("mmdebstrap", "--quiet", "--variant=extract", "--include=pgbouncer", _NEWER, str(folder), cwd=folder.parent)
+    (loader,) = folder.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*")
+    return [str(loader), "--library-path", str(loader.parent), str(folder / "usr" / "sbin" / "pgbouncer")]
 
 
 @contextmanager
-def pooled(url: str, *, clients: int = 200) -> Iterator[str]:
+def pooled(url: str, *, clients: int = 200, pgbouncer: Sequence[str] = ()) -> Iterator[str]:
     """Yield the URL of a database behind a PgBouncer that has few connections to the server."""
-    pgbouncer = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if pgbouncer is None and "CI" not in os.environ:
-        pytest.skip("PgBouncer is not installed; CI installs it")
     target, port = urlsplit(url), free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -33,9 +56,7 @@ def pooled(url: str, *, clients: int = 200) -> Iterator[str]:
             # PostgreSQL copies a database only if it has no connections, and waits five seconds for that.
             "server_idle_timeout = 1\n"
         )
-        command = [str(pgbouncer), "-q", str(folder / "ini")]
-        with subprocess.Popen(command, user="nobody" if os.geteuid() == 0 else None) as process:
-            try:
-                yield f"postgresql://{target.username}:{target.password}@127.0.0.1:{port}{target.path}"
-            finally:
-                process.terminate()
+        command = [*(pgbouncer or installed_pgbouncer()), "-q", str(folder / "ini")]
+        with started(command, cwd=folder, user="nobody" if os.geteuid() == 0 else None) as process:
+            yield f"postgresql://{target.username}:{target.password}@127.0.0.1:{port}{target.path}"
+            process.terminate()

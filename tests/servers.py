@@ -4,9 +4,8 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from commands import run
+import psutil
 from sql import rows
 
 __all__ = ["family_of", "frozen", "postmaster_of"]
@@ -19,7 +18,7 @@ def postmaster_of(url: str) -> int:
 
 def family_of(postmaster: int) -> list[int]:
     """Return the ids of all processes of a server."""
-    return [postmaster, *map(int, run("pgrep", "-P", str(postmaster), cwd=Path("/")).stdout.split())]
+    return [postmaster, *(child.pid for child in psutil.Process(postmaster).children())]
 
 
 @contextmanager

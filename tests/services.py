@@ -16,7 +16,7 @@ def program(project: Path, name: str) -> str:
 def failing_start(project: Path, url: str, *, workers: int, **env: str) -> subprocess.CompletedProcess[str]:
     """Start the service, which must fail to start."""
     arguments = ["app.main:app", "--port", str(free_port()), "--workers", str(workers)]
-    return run(program(project, "uvicorn"), *arguments, cwd=project, timeout=60, check=False, DATABASE_URL=url, **env)
+    return run(program(project, "uvicorn"), *arguments, cwd=project, timeout=300, check=False, DATABASE_URL=url, **env)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from commands import environment
+import psutil
+from commands import started
 from servers import family_of, frozen, postmaster_of
 from services import program
 from sql import execute
@@ -52,7 +53,7 @@ class Server:
         family = family_of(self.postmaster)
         for pid in family:
             os.kill(pid, signal.SIGKILL)
-        while any(Path(f"/proc/{pid}").exists() for pid in family):
+        while any(map(psutil.pid_exists, family)):
             pass  # until then it cannot be started again
 
     def start(self) -> None:
@@ -73,9 +74,7 @@ class Server:
 def primary_and_standby(project: Path) -> Iterator[tuple[Server, Server]]:
     """Run a primary and a standby that follows it, both empty."""
     command = [program(project, "python"), "-c", _SCRIPT]
-    with subprocess.Popen(
-        command, cwd=project, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as script:
+    with started(command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as script:
         primary, standby = _line(script.stdout).split()
         for url in (primary, standby):
             # Servers of tests are otherwise quick and forget the last commits when they are killed.

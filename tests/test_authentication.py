@@ -1,13 +1,16 @@
 """Authentication as its user meets it: the README's commands, the guide's steps, and nothing left behind."""
 
+import os
 import re
-import subprocess
+import signal
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from commands import environment, free_port, processes_of, run, serving
+from commands import TEMPLATE, environment, free_port, processes_of, run, serving
+from pgbouncer import pooled
+from services import program
 from test_guide_steps import follow
 
 pytestmark = pytest.mark.slow
@@ -23,6 +26,7 @@ def fresh(guarded: Path, bake: Any) -> Path:
     run("make", "db-stop", cwd=baked)
 
 
+@pytest.mark.needs("curl")
 def test_a_newcomer_creates_a_user_with_a_token(fresh: Path) -> None:
     """From `make run` to an authorized 201, by the README's own commands."""
     commands = re.findall(r"^\$ (TOKEN=.*|curl .*)$", (fresh / "README.md").read_text(), re.MULTILINE)
@@ -80,7 +84,7 @@ def test_a_run_that_is_killed_leaves_no_issuer_behind(fresh: Path) -> None:
     with serving(["make", "run", f"PORT={port}"], cwd=fresh, port=port) as process:
         running = processes_of(fresh)
         assert [line for line in running if "dev.issuer serve" in line], running
-        subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=True)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
         while processes_of(fresh):
             pass
@@ -94,6 +98,17 @@ def test_the_image_has_no_issuer(fresh: Path) -> None:
 def test_authentication(fresh: Path) -> None:
     """The guide, but for the request to somebody's Keycloak."""
     follow("authentication.md", fresh, {"curl -s https://login.example.com": "true https://login.example.com"})
+
+
+def test_the_guide_to_tenants(fresh: Path, uvx: Path, database: str) -> None:
+    """The guide, and its tests once more behind a PgBouncer in transaction mode, which has few connections."""
+    follow("tenants.md", fresh, TEMPLATE=str(TEMPLATE), PATH=f"{uvx}:{environment()['PATH']}")
+    options = fresh / "app" / "database" / "internal" / "options.py"
+    default = 'pooler: Literal["none", "pgbouncer"] = '
+    options.write_text(options.read_text().replace(f'{default}"none"', f'{default}"pgbouncer"'))
+    with pooled(database) as url:
+        tests = ["tests/notes", "-W", "ignore::UserWarning"]
+        run(program(fresh, "pytest"), *tests, cwd=fresh, timeout=300, TEST_DATABASE_URL=url)
 
 
 def test_the_environment_of_these_tests_names_no_provider() -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 from bakes import bake
 from commands import TEMPLATE, environment
+from machine import need
 from ruamel.yaml import YAML
 
 GUIDE = (TEMPLATE / "docs" / "guides" / "updating.md").read_text()
@@ -124,6 +125,7 @@ ORDER_SERVICE = typed(project_name="Order Service", description='It\'s "ours" \\
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, uvx: Path) -> Team:
     """The first step of the guide, and then a second version of the template."""
+    need("git")
     folder = tmp_path_factory.mktemp("updates")
     team = Team(folder / "template", folder / "order-service", uvx)
     team.run(

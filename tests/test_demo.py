@@ -1,18 +1,16 @@
 """The first command that anyone types: `make demo`, in a fresh clone."""
 
-import os
 from pathlib import Path
 
 import httpx2
-from commands import TEMPLATE, environment, free_port, processes_of, serving
+from commands import free_port, processes_of, serving
 
 
-def test_make_demo_serves_every_route_of_the_tour_and_leaves_no_process(clone: Path) -> None:
+def test_make_demo_serves_every_route_of_the_tour_and_leaves_no_process(clone: Path, path_without_uv: str) -> None:
+    """In a folder whose path needs quoting, where uv is installed too, and PostgreSQL with the packages."""
     port = free_port()
-    without_uv = [path for path in environment()["PATH"].split(os.pathsep) if not Path(path).is_relative_to(TEMPLATE)]
-    env = {"PATH": os.pathsep.join(without_uv)}
     with (
-        serving(["make", "demo", f"PORT={port}"], cwd=clone, port=port, timeout=300, **env),
+        serving(["make", "demo", f"PORT={port}"], cwd=clone, port=port, timeout=300, PATH=path_without_uv),
         httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client,
     ):
         assert client.get("/health/live").json() == {"status": "ok"}
@@ -26,4 +24,5 @@ def test_make_demo_serves_every_route_of_the_tour_and_leaves_no_process(clone: P
         assert [user["name"] for user in client.get("/users").json()["items"]] == ["Countess"]
         assert client.delete(address).status_code == 204
         assert client.get(address).status_code == 404
+    assert (clone / ".tools" / "bin" / "uv").exists()
     assert processes_of(clone) == []

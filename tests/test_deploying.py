@@ -1,4 +1,4 @@
-"""The README's commands for a deployment, typed as they stand there."""
+"""The commands of a project's docs/deploying.md, typed as they stand there."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from services import program
 from sql import execute
 
 
-def readme_blocks(project: Path, language: str) -> list[str]:
-    """Return the code of the README's part on deploying."""
-    part = (project / "README.md").read_text().split("## Running it elsewhere\n")[1]
-    blocks = re.findall(rf"^( *)```{language}\n(.*?)^ *```", part, re.DOTALL | re.MULTILINE)
+def page_blocks(project: Path, language: str) -> list[str]:
+    """Return the code of the page on deploying."""
+    page = (project / "docs" / "deploying.md").read_text()
+    blocks = re.findall(rf"^( *)```{language}\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
     return [dedent(block) for _, block in blocks]
 
 
-def test_the_commands_of_the_readme_work_on_a_baked_project(bake: Any, tmp_path: Path) -> None:
+def test_the_commands_of_the_page_work_on_a_baked_project(bake: Any, tmp_path: Path) -> None:
     """With stand-ins for docker and the others, which only write down what they are told."""
     project = bake(project_slug=SLUG, deployment="kubernetes")
     manifests = manifests_of(project)
@@ -35,7 +35,7 @@ def test_the_commands_of_the_readme_work_on_a_baked_project(bake: Any, tmp_path:
     path = f"{tmp_path / 'bin'}{os.pathsep}{environment()['PATH']}"
     (project / "backup.dump").touch()
     passwords = {"DATABASE_PASSWORD": "pw", "REGISTRY_USER": "user", "REGISTRY_PASSWORD": "pw"}
-    for block in readme_blocks(project, "sh"):
+    for block in page_blocks(project, "sh"):
         run("sh", "-euc", block, cwd=project, PATH=path, **passwords)
 
     told = log.read_text().splitlines()
@@ -64,15 +64,18 @@ def test_the_commands_of_the_readme_work_on_a_baked_project(bake: Any, tmp_path:
     assert pushed != container(pods(manifests)["Job"])["image"]
     for file in (project / "deploy").glob("*.yaml"):
         assert set(re.findall(r"image: (.*)", file.read_text())) <= {pushed}
-    postgres = json.loads(compose(project, "config", "--format", "json").stdout)["services"]["postgres"]
-    assert len(postgres["environment"]["POSTGRES_PASSWORD"]) == 64
+    resolved = json.loads(compose(project, "config", "--format", "json").stdout)
+    postgres, secret = resolved["services"]["postgres"], resolved["secrets"]["postgres_password"]
+    assert len(Path(secret["file"]).read_text().strip()) == 64
+    assert Path(secret["file"]).stat().st_mode & 0o777 == 0o644  # the image's user reads it
+    assert Path(secret["file"]).parent.stat().st_mode & 0o777 == 0o700
     for line in told:
         for name in re.findall(r"(?:pg_dump|createdb|dropdb) .* (\w+)$|--(?:username|dbname)=(\w+)", line):
             assert "".join(name) == postgres["environment"]["POSTGRES_USER"], line
 
 
 @pytest.mark.parametrize("slug", [SLUG, "order"])
-def test_the_role_of_the_readme_may_migrate_and_work(bake: Any, project: Path, database: str, slug: str) -> None:
+def test_the_role_of_the_page_may_migrate_and_work(bake: Any, project: Path, database: str, slug: str) -> None:
     """And it is the role, and the database, that the manifests name, a word of SQL too. Its maker is no superuser."""
     deployed = bake(project_slug=slug, deployment="kubernetes")
     (config,) = load(deployed / "deploy" / "config.yaml")
@@ -83,7 +86,7 @@ def test_the_role_of_the_readme_may_migrate_and_work(bake: Any, project: Path, d
 
     administrator = f"administrator_{os.urandom(6).hex()}"
     execute(database, f"CREATE ROLE {administrator} LOGIN CREATEROLE CREATEDB PASSWORD 'pw'")
-    (block,) = readme_blocks(deployed, "sql")
+    (block,) = page_blocks(deployed, "sql")
     for statement in re.findall(r"[^;\n][^;]*;", block):  # one at a time: a database is not made in a transaction
         execute(url(administrator, "pw", server.path), statement)
     for command in (["alembic", "upgrade", "head"], ["python", "-m", "app.scripts.cleanup"]):

@@ -59,13 +59,13 @@ def test_the_compose_file_is_valid_by_the_specification(deployed: Path) -> None:
     run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "compose.yaml", cwd=deployed)
 
 
-@pytest.mark.parametrize("password", [{}, {"POSTGRES_PASSWORD": ""}])
+@pytest.mark.parametrize("password", [{}, {"POSTGRES_PASSWORD_FILE": ""}])
 def test_compose_refuses_to_run_without_a_password_and_says_what_to_do(
     deployed: Path, password: dict[str, str]
 ) -> None:
     refused = compose(deployed, "config", check=False, **password)
     assert refused.returncode != 0
-    assert "POSTGRES_PASSWORD" in refused.stderr
+    assert "POSTGRES_PASSWORD_FILE" in refused.stderr
     assert "set it in .env or in the environment" in refused.stderr
 
 
@@ -74,7 +74,7 @@ def test_of_env_only_the_password_reaches_the_containers(bake: Any) -> None:
     project = bake(project_slug=SLUG)
     (project / ".env").write_text(
         "DATABASE_URL=postgresql://u:leaked@127.0.0.1:1/x  # make db\nDATABASE_PASSWORD=leaked\n"
-        "DATABASE_POOL_SIZE=leaked\nPOSTGRES_PASSWORD='p$w \"x'\n"
+        "DATABASE_POOL_SIZE=leaked\nPOSTGRES_PASSWORD_FILE=.secrets/postgres\n"
     )
     resolved = compose(project, "config", "--format", "json").stdout
     assert "leaked" not in resolved
@@ -82,12 +82,15 @@ def test_of_env_only_the_password_reaches_the_containers(bake: Any) -> None:
     for name in ("app", "migrate"):
         assert services[name]["environment"] == {
             "DATABASE_URL": "postgresql://order_service@postgres/order_service",
-            "DATABASE_PASSWORD": 'p$$w "x',  # compose's way to write one dollar
+            "DATABASE_PASSWORD_FILE": "/run/secrets/postgres_password",
+            "FORWARDED_ALLOW_IPS": "172.16.0.0/12,192.168.0.0/16",
         }
+    for service in services.values():
+        assert [secret["source"] for secret in service["secrets"]] == ["postgres_password"]
 
 
 def test_compose_migrates_a_healthy_database_and_then_serves_with_no_rights(deployed: Path) -> None:
-    resolved = compose(deployed, "config", "--format", "json", POSTGRES_PASSWORD="pw").stdout  # noqa: S106
+    resolved = compose(deployed, "config", "--format", "json", POSTGRES_PASSWORD_FILE="pw").stdout  # noqa: S106
     services = json.loads(resolved)["services"]
     waits = {
         name: {other: edge["condition"] for other, edge in service.get("depends_on", {}).items()}
@@ -133,7 +136,8 @@ def test_every_pod_is_restricted(manifests: dict[str, Any]) -> None:
         assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
         assert spec["automountServiceAccountToken"] is False
         assert spec["enableServiceLinks"] is False
-        assert not {"volumes", "hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert [volume.keys() for volume in spec["volumes"]] == [{"name", "secret"}]
         assert container(pod)["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -145,8 +149,10 @@ def test_every_pod_is_restricted(manifests: dict[str, Any]) -> None:
 
 def test_migration_and_cleanup_run_the_image_and_the_settings_of_the_service(manifests: dict[str, Any]) -> None:
     ours = [container(pod) for pod in pods(manifests).values()]
-    for key in ("image", "env", "envFrom"):
+    for key in ("image", "env", "envFrom", "volumeMounts"):
         assert [each[key] for each in ours] == [ours[0][key]] * 3
+    volumes = [pod["spec"]["volumes"] for pod in pods(manifests).values()]
+    assert volumes == [volumes[0]] * 3
     assert [each.get("command") for each in ours] == [
         None,
         ["alembic", "upgrade", "head"],
@@ -172,7 +178,7 @@ def test_a_copy_has_left_the_rotation_before_its_signal_and_has_time_to_end(
     graceful = int(arguments[arguments.index("--timeout-graceful-shutdown") + 1])
     assert pause >= 5
     assert pause + graceful < pod["spec"]["terminationGracePeriodSeconds"]
-    resolved = compose(deployed, "config", "--format", "json", POSTGRES_PASSWORD="pw").stdout  # noqa: S106
+    resolved = compose(deployed, "config", "--format", "json", POSTGRES_PASSWORD_FILE="pw").stdout  # noqa: S106
     assert json.loads(resolved)["services"]["app"]["stop_grace_period"] == "35s"
     assert graceful < 35
 
@@ -234,13 +240,14 @@ def test_no_file_holds_a_secret(deployed: Path, manifests: dict[str, Any]) -> No
     assert "Secret" not in manifests
     assert urlsplit(manifests["ConfigMap"]["data"]["DATABASE_URL"]).password is None
     for pod in pods(manifests).values():
-        for variable in container(pod)["env"]:
-            assert variable == {
-                "name": variable["name"],
-                "valueFrom": {"secretKeyRef": {"name": SLUG, "key": variable["name"]}},
-            }
+        (variable,) = container(pod)["env"]
+        (mount,), (volume,) = container(pod)["volumeMounts"], pod["spec"]["volumes"]
+        (item,) = volume["secret"]["items"]
+        assert mount == {"name": volume["name"], "mountPath": mount["mountPath"], "readOnly": True}  # no subPath
+        assert (volume["secret"]["secretName"], item["key"]) == (SLUG, "DATABASE_PASSWORD")
+        assert variable == {"name": "DATABASE_PASSWORD_FILE", "value": f"{mount['mountPath']}/{item['path']}"}
     (unresolved,) = load(deployed / "compose.yaml")
     for service in unresolved["services"].values():
         for name, value in service.get("environment", {}).items():
-            assert "PASSWORD" not in name or value.startswith("${POSTGRES_PASSWORD:?")
+            assert "PASSWORD" not in name or value == "/run/secrets/postgres_password"
             assert "://" not in value or urlsplit(value).password is None

@@ -1,7 +1,5 @@
 """A 2xx is a committed transaction, under faults made for real: the table in docs/reliability.md names these tests."""
 
-import os
-import signal
 import socket
 import threading
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from commands import run
 from load import Load, new_user
@@ -81,9 +80,8 @@ def test_a_worker_that_is_killed_loses_no_acknowledged_row(project: Path, migrat
     with service(project, migrated, "--workers", "2") as (address, process), Load(address) as load:
         for _ in range(3):
             load.wait_for_more()
-            listed = run("ps", "-o", "pid=,args=", "--ppid", str(process.pid), cwd=Path("/")).stdout.splitlines()
-            workers = [int(line.split()[0]) for line in listed if "spawn_main" in line]
-            os.kill(workers[0], signal.SIGKILL)
+            children = psutil.Process(process.pid).children()
+            next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
         load.wait_for_more()
     assert_stored(migrated, load.acknowledged)
     assert set(load.statuses) <= {201, 503}

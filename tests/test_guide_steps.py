@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
-from commands import TEMPLATE, environment, free_port, run, serving
+from commands import TEMPLATE, environment, free_port, run, serving, started
+from machine import need
 from sql import execute, rows
 
 _BLOCK = re.compile(r"(?:^\*\*`([^`\n]+)`\*\*([^\n]*)\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -21,8 +22,8 @@ _VARIES = {
 }
 
 
-_NOT_OF_THE_DATABASE = {"PYTEST_ADDOPTS": "--ignore=tests/database"}
-"""For `make test`: those tests import no feature, and test_project runs them."""
+_ONLY_OF_FEATURES = {"PYTEST_ADDOPTS": "--ignore=tests/database --ignore=tests/telemetry/test_telemetry.py"}
+"""For `make test`: the other tests import no feature, and test_project runs them."""
 
 
 class Block(NamedTuple):
@@ -46,6 +47,8 @@ def blocks(guide: str) -> list[Block]:
 
 def follow(guide: str, project: Path, addresses: dict[str, str] | None = None, **env: str) -> None:
     """Follow all steps of a guide. ``make run`` serves until its end."""
+    if any(re.search(r"\bcurl\b", block.code) for block in blocks(guide)):
+        need("curl")
     addresses = dict(addresses or {})
     with ExitStack() as terminals:
         for path, note, language, written in blocks(guide):
@@ -131,18 +134,26 @@ def fresh(project: Path, bake: Any) -> Path:
 def test_the_first_resource(fresh: Path, uvx: Path) -> None:
     """It ends with `make check`, `make test`, and a request."""
     path = f"{uvx}:{environment()['PATH']}"
-    follow("first-resource.md", fresh, TEMPLATE=str(TEMPLATE), PATH=path, **_NOT_OF_THE_DATABASE)
+    follow("first-resource.md", fresh, TEMPLATE=str(TEMPLATE), PATH=path, **_ONLY_OF_FEATURES)
+
+
+@pytest.mark.slow
+def test_the_guides_to_lists_and_rows(fresh: Path, uvx: Path) -> None:
+    """They end with `make check` and the tests of the features."""
+    path = f"{uvx}:{environment()['PATH']}"
+    for guide in ("lists.md", "rows-that-belong-together.md"):
+        follow(guide, fresh, TEMPLATE=str(TEMPLATE), PATH=path)
 
 
 @pytest.mark.slow
 def test_removing_the_example(fresh: Path, bake: Any) -> None:
-    """It ends with `make check`, `make test`, and a ready service. The README applies all manifests that are left."""
+    """It ends with `make check`, `make test`, and a ready service. docs/deploying.md applies all manifests left."""
     with_manifests = bake(project_slug="with-manifests", deployment="kubernetes")
-    for name in ("README.md", "deploy"):
+    for name in ("docs", "deploy"):
         (fresh / name).exists() and run("rm", "-r", name, cwd=fresh)
         (with_manifests / name).rename(fresh / name)
-    follow("removing-the-example.md", fresh, **_NOT_OF_THE_DATABASE)
-    applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "README.md").read_text()))
+    follow("removing-the-example.md", fresh, **_ONLY_OF_FEATURES)
+    applied = set(re.findall(r"-f (deploy/\S+\.yaml)", (fresh / "docs" / "deploying.md").read_text()))
     assert applied == {f"deploy/{path.name}" for path in (fresh / "deploy").glob("*.yaml")}
     code = "".join(path.read_text() for folder in ("app", "migrations") for path in (fresh / folder).rglob("*.py"))
     assert not re.search("app.users|email_validator", code)
@@ -151,7 +162,7 @@ def test_removing_the_example(fresh: Path, bake: Any) -> None:
 @pytest.mark.slow
 def test_the_guide_on_idempotency(fresh: Path) -> None:
     """It ends with `make check` and `make test` of a project without idempotency keys."""
-    follow("idempotency.md", fresh, **_NOT_OF_THE_DATABASE)
+    follow("idempotency.md", fresh, **_ONLY_OF_FEATURES)
     (migration,) = (fresh / "migrations" / "versions").glob("*_remove_idempotency_keys.py")
     assert re.findall(r'drop_table\("(\w+)"', migration.read_text()) == ["idempotency_keys"]
     code = "".join(path.read_text() for folder in ("app", "tests") for path in (fresh / folder).rglob("*.py"))
@@ -159,6 +170,7 @@ def test_the_guide_on_idempotency(fresh: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("curl")
 def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> None:
     """The trace of a request reaches the development collector. Without the room all checks and other tests pass."""
     text = blocks("observability.md")
@@ -166,7 +178,7 @@ def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> Non
     collector_port, port = free_port(), free_port()
     address = serve.split()[0].split("=")[1].replace("4318", str(collector_port))
     command = [*start.split(), "--port", str(collector_port)]
-    with subprocess.Popen(command, cwd=fresh, env=environment(), stdout=subprocess.PIPE, text=True) as collector:
+    with started(command, cwd=fresh, stdout=subprocess.PIPE) as collector:
         assert collector.stdout is not None
         assert "OTEL_EXPORTER_OTLP_ENDPOINT=" in collector.stdout.readline()
         making = [*serve.split()[1:], f"PORT={port}"]
@@ -185,7 +197,7 @@ def test_a_trace_without_docker_and_the_removal_of_telemetry(fresh: Path) -> Non
             _in_terminal(code, fresh)
     (fresh / ".venv").unlink()  # its own, without the SDK
     (fresh / "uv.lock").unlink()
-    done = run("make", "check", "test", cwd=fresh, timeout=600, **_NOT_OF_THE_DATABASE)
+    done = run("make", "check", "test", cwd=fresh, timeout=600, **_ONLY_OF_FEATURES)
     assert " passed" in done.stdout
 
 
@@ -213,7 +225,9 @@ def test_the_other_guides(fresh: Path, database: str) -> None:
 
     here = {"postgres@postgres.example:5432": f"postgres:{password}@{address}"}
     follow("transactions-and-retries.md", fresh, here)
+    follow("streams.md", fresh, here)
     follow("testing.md", fresh, here)
+    follow("lost-updates.md", fresh, here)
     run("make", "check", cwd=fresh)
 
 
@@ -239,6 +253,9 @@ def _headings(document: Path) -> list[str]:
 
 
 def test_no_relative_link_is_dead(bake: Any) -> None:
-    documents = [*TEMPLATE.glob("*.md"), *TEMPLATE.glob("docs/**/*.md"), *bake(deployment="kubernetes").glob("*.md")]
+    documents = [*TEMPLATE.glob("*.md"), *TEMPLATE.glob("docs/**/*.md")]
+    for deployment in ("none", "kubernetes"):
+        project = bake(project_slug=f"with-{deployment}", deployment=deployment, auth="oidc")
+        documents += [*project.glob("*.md"), *project.glob("docs/*.md")]
     assert len(documents) > 10
     assert [link for document in documents for link in dead_links(document)] == []

@@ -1,71 +1,26 @@
 """The image, built on a stand-in base and run for real."""
 
 import json
-import os
 import re
-import resource
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
-from commands import TEMPLATE, free_port, run
+from commands import TEMPLATE, free_port
+from containers import NEEDS, Podman, debian
 from cookiecutter.main import cookiecutter
 
-Podman = Callable[..., subprocess.CompletedProcess[str]]
-CAN_RUN_CONTAINERS = os.geteuid() == 0 and all(shutil.which(name) for name in ("podman", "runc", "mmdebstrap"))
-containers = pytest.mark.skipif(
-    not CAN_RUN_CONTAINERS and "CI" not in os.environ, reason="needs root, podman, runc and mmdebstrap; CI has them"
-)
-
-
-@pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    """Podman with a store of its own, which is gone at the end."""
-    folder = tmp_path_factory.mktemp("podman")
-    # Podman asks for more than a container of CI may have.
-    files = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 4096)
-    (folder / "containers.conf").write_text(
-        f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", "nproc=4096:4096"]\nlog_driver = "k8s-file"\n'
-        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
-    )
-    places = [f"--{name}={folder / name}" for name in ("root", "runroot", "tmpdir")]
-
-    def podman(
-        *arguments: str, cwd: Path = folder, timeout: float = 120, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        config = str(folder / "containers.conf")
-        return run("podman", *places, *arguments, cwd=cwd, timeout=timeout, check=check, CONTAINERS_CONF=config)
-
-    yield podman
-    podman("rm", "--all", "--force", "--time=0")
-    subprocess.run(["umount", folder / "root" / "overlay"], check=False, capture_output=True)
-    shutil.rmtree(folder / "root")
+pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS), pytest.mark.xdist_group("containers")]
 
 
 @pytest.fixture(scope="module")
 def base(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Version of Python of a stand-in for the official image: no registry is asked, it is Debian with its Python."""
-    archive = tmp_path_factory.mktemp("base") / "base.tar"
-    system = Path("/etc/os-release").read_text()
-    release = re.search(r"VERSION_CODENAME=(\w+)", system)
-    assert release is not None
-    components = "main,universe" if "ID=ubuntu" in system.splitlines() else "main"  # where pip is
-    certificates = "/etc/ssl/certs/ca-certificates.crt"  # this machine's, since the build asks the network as it does
-    command = [
-        *("mmdebstrap", "--quiet", "--variant=apt", f"--components={components}"),
-        "--include=python3-pip,python-is-python3,ca-certificates",
-        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")),
-        '--customize-hook=rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
-        f"--customize-hook=copy-in {certificates} {Path(certificates).parent}",
-        *(release[1], str(archive)),
-    ]
-    run(*command, cwd=archive.parent, timeout=300)
-    podman("import", "--quiet", "--change", f"ENV SSL_CERT_FILE={certificates}", str(archive), "base")
-    archive.unlink()
+    packages = "python3-pip,python-is-python3,ca-certificates"
+    unmanaged = '--customize-hook=rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED'
+    debian(podman, "base", packages, unmanaged, folder=tmp_path_factory.mktemp("base"))
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     version = podman("run", "--rm", "base", "python", "-c", ask).stdout.strip()
     podman("tag", "base", f"python:{version}-slim")
@@ -91,8 +46,6 @@ def built(project: Path, podman: Podman, base: str, tmp_path_factory: pytest.Tem
     return "built"
 
 
-@pytest.mark.slow
-@containers
 def test_the_image_holds_what_the_service_needs_and_no_more(podman: Podman, built: str) -> None:
     def lines(*command: str) -> list[str]:
         return podman("run", "--rm", "--network=none", built, *command).stdout.split()
@@ -106,8 +59,6 @@ def test_the_image_holds_what_the_service_needs_and_no_more(podman: Podman, buil
     assert lines("sh", "-c", "ls app/__pycache__ migrations/__pycache__")
 
 
-@pytest.mark.slow
-@containers
 def test_the_image_migrates_serves_and_ends_in_good_order_on_a_read_only_file_system(
     podman: Podman, built: str, database: str
 ) -> None:

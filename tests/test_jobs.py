@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import TEMPLATE, environment, run
+from commands import TEMPLATE, environment, run, started
 from services import program
 from test_guide_steps import follow
 
@@ -69,7 +69,7 @@ def _jobs_are_done_behind_a_pooler(project: Path, pooler: str) -> None:
     run(program(project, "alembic"), "check", cwd=project, **env)
     run(program(project, "python"), "-c", ADD_A_JOB, cwd=project, **env)
     command = [program(project, "python"), "-m", "app.scripts.worker"]
-    with subprocess.Popen(command, cwd=project, env=environment(**env), stderr=subprocess.PIPE, text=True) as worker:
+    with started(command, cwd=project, stderr=subprocess.PIPE, **env) as worker:
         assert any("job done" in line for line in worker.stderr)
         worker.terminate()
         assert worker.wait(60) == 0

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from commands import environment, run
+from commands import run, started
 from services import program
 from sql import execute, rows
 
@@ -49,9 +49,7 @@ def test_a_cleanup_of_a_million_rows_takes_constant_memory_and_survives_a_kill(p
         "try: main(sys.argv[1:])\nfinally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     command = [program(project, "python"), "-c", peak, "--batch-size", "5000"]
-    with subprocess.Popen(
-        command, cwd=project, env=environment(DATABASE_URL=migrated), stderr=subprocess.PIPE, text=True
-    ) as process:
+    with started(command, cwd=project, stderr=subprocess.PIPE, DATABASE_URL=migrated) as process:
         assert process.stderr is not None
         batches = 0
         while batches < 20:

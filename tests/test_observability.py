@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,14 +11,15 @@ from typing import Any
 
 import httpx2
 import pytest
-from commands import environment, free_port, run
+from commands import free_port, run, started
 from deployments import compose, load, tool
 from load import new_user
+from machine import where
 from services import program, service
 from sql import execute, rows
 
-PROMTOOL = shutil.which("promtool")
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed; CI installs it")
+PROMTOOL = str(where("promtool"))
+needs_promtool = pytest.mark.needs("promtool")
 _OURS = re.compile(r"\b(?:http|db|app|process)_\w+")
 
 
@@ -71,7 +71,7 @@ def emitted(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     run(program(project, "alembic"), "upgrade", "head", cwd=project, DATABASE_URL=database)
     execute(database, *_ALWAYS_A_CONFLICT)
     command = [program(project, "python"), "-m", "dev.collector", "--port", str(port), "--record", str(recorded)]
-    with subprocess.Popen(command, cwd=project, env=environment(), stdout=subprocess.PIPE, text=True) as collector:
+    with started(command, cwd=project, stdout=subprocess.PIPE) as collector:
         assert collector.stdout is not None
         collector.stdout.readline()  # it listens
         drain = threading.Thread(target=collector.stdout.read)
@@ -155,11 +155,33 @@ def test_the_dashboard_shows_all_that_is_emitted(folder: Path, emitted: dict[str
     assert {re.sub("_(bucket|count|sum)$", "", name) for name in shown} == families
 
 
+@pytest.mark.slow
+def test_the_page_names_all_that_is_emitted_with_its_labels(bake: Any, emitted: dict[str, set[str]]) -> None:
+    page = (bake() / "docs" / "metrics.md").read_text()
+    documented = {
+        family(as_prometheus({"name": name, "unit": unit, "sum": {}}).pop()): {
+            label.replace(".", "_") for label in re.findall("`([a-z._]+)`", labels)
+        }
+        for name, unit, labels in re.findall(r"^\| `([a-z._]+)` \| `(.+?)` \| (.*?)\| ", page, re.MULTILINE)
+    }
+    sent: dict[str, set[str]] = {}
+    for name, labels in emitted.items():
+        sent.setdefault(family(name), set()).update(labels)
+    assert documented.keys() == sent.keys()
+    for name, labels in sent.items():
+        assert labels - {"error_type"} == documented[name] - {"error_type"}, name
+
+
+def family(name: str) -> str:
+    """Return the name of a metric without what Prometheus adds for its kind."""
+    return re.sub("_(bucket|count|sum|total)$", "", name)
+
+
 @needs_promtool
 def test_the_alerts_are_raised_by_their_faults_and_by_nothing_else(folder: Path) -> None:
     """By the tests that a project has."""
-    run(str(PROMTOOL), "check", "rules", "--lint-fatal", "alerts.yaml", cwd=folder)
-    run(str(PROMTOOL), "test", "rules", "alerts-test.yaml", cwd=folder)
+    run(PROMTOOL, "check", "rules", "--lint-fatal", "alerts.yaml", cwd=folder)
+    run(PROMTOOL, "test", "rules", "alerts-test.yaml", cwd=folder)
 
 
 @needs_promtool
@@ -167,7 +189,7 @@ def test_prometheus_can_read_all_queries(folder: Path, tmp_path: Path) -> None:
     read = [query.replace("$__rate_interval", "5m").replace("$job", "x") for query in queries(folder)]
     rules = [{"record": f"q{number}", "expr": query} for number, query in enumerate(read)]
     (tmp_path / "rules.yaml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
-    run(str(PROMTOOL), "check", "rules", "rules.yaml", cwd=tmp_path)
+    run(PROMTOOL, "check", "rules", "rules.yaml", cwd=tmp_path)
 
 
 def test_each_alert_says_what_to_do(folder: Path) -> None:

@@ -153,7 +153,7 @@ def test_gitlab_accepts_its_file_and_renovate_the_other(bakes: Bakes) -> None:
 
 def test_both_services_run_the_same_jobs(bakes: Bakes) -> None:
     """On all Pythons, the chosen one first, and on PostgreSQL from the oldest major that the service promises."""
-    majors = ["18", "17", "16", "15", "14"]
+    majors = ["19", "18", "17", "16", "15"]
     targets = set(re.findall(r"^([a-z-]+):", (RAW / "Makefile").read_text(), re.M))
     for chosen, project in bakes:
         if chosen["ci"] == "none":
@@ -196,6 +196,7 @@ def test_the_template_pins_the_actions_that_it_hands_out(bakes: Bakes) -> None:
         assert pins(path) <= ours
 
 
+@pytest.mark.needs("git")
 def test_a_commit_is_formatted_by_the_projects_own_tools(project: Path, tmp_path: Path) -> None:
     new = bake(tmp_path)
     (new / ".venv").symlink_to(project / ".venv")

@@ -3,14 +3,14 @@
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import httpx2
 import pytest
-from commands import environment, free_port, run, serving
-from pgbouncer import pooled
+from commands import free_port, run, serving, started
+from pgbouncer import pgbouncer_with_statements, pooled
 from services import failing_start, program, service
 from sql import execute
 
@@ -31,38 +31,41 @@ DIRECT = {
     "a_pool_that_is_too_large_is_named_at_start_up": "behind a pooler start-up looks at the time limits of the role",
     "what_a_migration_runs_outside_of_a_transaction_has_no_time_limit": "a pooler refuses the parameter",
     "a_setting_does_not_stay_for_the_next_request": "a plain SET stays on PgBouncer's own connection: write SET LOCAL",
+}
+"""Tests of what a pooler does not let through, with the reason."""
+
+PREPARED = {
     "a_column_that_a_migration_changes_under_a_running_service": "needs prepared statements, and there are none",
     "after_a_changed_column_one_transaction_fails": "the same",
 }
-"""Tests of what a pooler does not let through, with the reason."""
+"""Tests that pass only where the pooler keeps prepared statements."""
+
+STATEMENTS = ("tests/database", "tests/idempotency", "tests/users", "tests/test_migrations.py")
 
 LIMITS = ("statement_timeout = '30s'", "idle_in_transaction_session_timeout = '60s'")
 
 
-@pytest.fixture(scope="module")
-def project_behind_pooler(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project whose default for DATABASE_POOLER is PgBouncer: its tests make engines in many ways."""
-    copy = tmp_path_factory.mktemp("pooled") / "project"
+def behind_pooler(project: Path, folder: Path, setting: str) -> Path:
+    """Return a copy of the project with another default for DATABASE_POOLER: its tests make engines in many ways."""
+    copy = folder / "project"
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns(".venv", ".postgres", ".env", "__pycache__"))
     (copy / ".venv").symlink_to(project / ".venv")
     options = copy / "app" / "database" / "internal" / "options.py"
-    default = 'pooler: Literal["none", "pgbouncer"] = '
+    default = 'pooler: Literal["none", "pgbouncer", "pgbouncer-prepared"] = '
     assert f'{default}"none"' in options.read_text()
-    options.write_text(options.read_text().replace(f'{default}"none"', f'{default}"pgbouncer"'))
+    options.write_text(options.read_text().replace(f'{default}"none"', f'{default}"{setting}"'))
     return copy
 
 
 @pytest.fixture
 def server(project: Path) -> Iterator[str]:
-    """URL of a server of the test's own, whose role has the time limits that the README asks for."""
+    """URL of a server of the test's own, whose role has the time limits that docs/settings.md asks for."""
     script = (
         "import sys\nfrom dev.cluster import temporary_cluster\nwith temporary_cluster() as cluster:\n"
         "    print(cluster.url(), flush=True)\n    sys.stdin.read()\n"
     )
     command = [program(project, "python"), "-c", script]
-    with subprocess.Popen(
-        command, cwd=project, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with started(command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         execute(url, *(f"ALTER ROLE postgres SET {limit}" for limit in LIMITS))
@@ -70,22 +73,33 @@ def server(project: Path) -> Iterator[str]:
         process.communicate("")
 
 
-def test_the_suite_of_the_project_passes_behind_pgbouncer(project_behind_pooler: Path, server: str) -> None:
+def test_the_suite_of_the_project_passes_behind_pgbouncer(project: Path, tmp_path: Path, server: str) -> None:
     """But for the tests of what a pooler does not let through, and no name on that list is out of date."""
-    pytest_of_project = program(project_behind_pooler, "pytest")
-    found = run(pytest_of_project, "--collect-only", "-q", "-n", "0", cwd=project_behind_pooler).stdout
-    assert [name for name in DIRECT if name not in found] == []
+    copy = behind_pooler(project, tmp_path, "pgbouncer")
+    found = run(program(copy, "pytest"), "--collect-only", "-q", "-n", "0", cwd=copy).stdout
+    assert [name for name in DIRECT | PREPARED if name not in found] == []
     with pooled(server) as url:
-        ended = run(
-            pytest_of_project,
-            "-q",
-            "-k",
-            f"not ({' or '.join(DIRECT)})",
-            cwd=project_behind_pooler,
-            timeout=600,
-            check=False,
-            TEST_DATABASE_URL=url,
-        )
+        pass_tests(copy, url, excluded=DIRECT | PREPARED)
+
+
+def test_with_prepared_statements_the_suite_passes_behind_a_newer_pgbouncer(
+    project: Path, tmp_path: Path, server: str
+) -> None:
+    """The tests of what uses statements, of one text on many connections, and of a table that changes under them."""
+    copy = behind_pooler(project, tmp_path, "pgbouncer-prepared")
+    with pooled(server, pgbouncer=pgbouncer_with_statements(tmp_path / "debian")) as url:
+        pass_tests(copy, url, *STATEMENTS, excluded=DIRECT)
+
+
+def pass_tests(project: Path, url: str, *chosen: str, excluded: Iterable[str]) -> None:
+    """Run tests of the project on a server; all must pass."""
+    ended = run(
+        *(program(project, "pytest"), "-q", "-k", f"not ({' or '.join(excluded)})", *chosen),
+        cwd=project,
+        timeout=600,
+        check=False,
+        TEST_DATABASE_URL=url,
+    )
     assert ended.returncode == 0, ended.stdout[-6000:]
 
 

@@ -30,6 +30,27 @@ def test_make_test_and_make_check_pass(project: Path) -> None:
     assert processes_of(project) == []
 
 
+def test_make_openapi_writes_the_same_each_time_and_ci_sees_a_change(project: Path, bake: Any) -> None:
+    """It needs no settings. CI ignores the document where it is not committed."""
+    seen_by_ci = ["git", "diff", "--exit-code", "--", "uv.lock", "openapi.json"]
+    assert any(" ".join(seen_by_ci) in path.read_text() for path in (project / ".github" / "workflows").iterdir())
+    new = bake()
+    (new / ".venv").symlink_to(project / ".venv")
+    run("git", "init", "--quiet", cwd=new)
+    documents = set()
+    for seed in ("0", "1"):
+        run("make", "openapi", cwd=new, PYTHONHASHSEED=seed)
+        documents.add((new / "openapi.json").read_text())
+    assert len(documents) == 1
+    schemas = new / "app" / "users" / "schemas.py"
+    schemas.write_text(schemas.read_text().replace("max_length=200", "max_length=100"))
+    for changes in (False, True):
+        run("make", "openapi", cwd=new)
+        assert run(*seen_by_ci, cwd=new, check=False).returncode == changes
+        (new / "openapi.json").write_text(*documents)
+        run("git", "add", "openapi.json", cwd=new)
+
+
 def test_after_make_db_the_commands_work_with_no_exports(project: Path) -> None:
     run("make", "db", cwd=project)
     (marked,) = (project / ".env").read_text().splitlines()
@@ -121,7 +142,7 @@ def test_an_env_file_is_no_longer_readable_for_others_once_a_password_is_in_it(b
 
 def test_tests_never_touch_the_database_of_the_settings(project: Path, database: str) -> None:
     env = {"DATABASE_URL": database, "DATABASE_SCHEMA": "mine", "LOG_LEVEL": "loud"}
-    run("sh", "-c", ACTIVE + "pytest -q tests/users tests/test_migrations.py", cwd=project, **env)
+    run("sh", "-c", ACTIVE + "pytest -q tests/users tests/migrations/test_upgrades.py", cwd=project, **env)
     run("make", "check", cwd=project, **env)
     tables = run("make", "-s", "psql", cwd=project, **env)
     listed = subprocess.run(
@@ -174,10 +195,7 @@ def test_make_migration_writes_a_formatted_revision(project: Path) -> None:
         models.write_text(text)
 
 
-only_as_root = pytest.mark.skipif(os.geteuid() != 0, reason="says how root and others differ, to which root is needed")
-
-
-@only_as_root
+@pytest.mark.needs("root")
 def test_an_ordinary_user_needs_no_more_than_root(bake: Any) -> None:
     ordinary_user = pwd.getpwnam("games")
     folder = Path("/var/tmp") / f"ordinary-{os.getpid()}"  # noqa: S108  # a folder that another user can get to
@@ -187,7 +205,9 @@ def test_an_ordinary_user_needs_no_more_than_root(bake: Any) -> None:
         os.chown(path, ordinary_user.pw_uid, ordinary_user.pw_gid)
     path = f"{folder}:/usr/local/bin:/usr/bin:/bin"  # root's own folders are closed to others
     env = environment(HOME=str(folder), UV_CACHE_DIR=str(folder / "cache"), TMPDIR=str(folder), PATH=path)
-    env["PYTEST_ADDOPTS"] = "tests/users tests/scripts tests/test_migrations.py"  # the server is what may differ
+    env["PYTEST_ADDOPTS"] = (
+        "tests/users tests/scripts tests/migrations/test_upgrades.py"  # the server is what may differ
+    )
     try:
         tested = subprocess.run(
             ["make", "test"],
@@ -206,7 +226,7 @@ def test_an_ordinary_user_needs_no_more_than_root(bake: Any) -> None:
         shutil.rmtree(folder)
 
 
-@only_as_root
+@pytest.mark.needs("root")
 def test_as_root_below_a_private_folder_no_permission_is_changed(bake: Any, project: Path, tmp_path: Path) -> None:
     """PostgreSQL then runs as a user who cannot get through that folder: what it needs is put elsewhere."""
     tmp_path.chmod(0o700)

@@ -10,19 +10,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from commands import TEMPLATE, environment
+from commands import TEMPLATE, copy_template, environment
+from machine import need
 
 BEGIN, UPDATE, RECORD, LINK, ANSWER = re.findall(
     r"```sh\n(.*?)```", (TEMPLATE / "docs" / "guides" / "updating-with-cruft.md").read_text(), re.DOTALL
 )
 """The steps of the guide, as they stand there."""
+VERSIONS = dict(
+    re.findall(r"^## (\d\S+) - .*\n\nCommit `(\w+)`", (TEMPLATE / "CHANGELOG.md").read_text(), re.MULTILINE)
+)
+"""The commit of each version, as the changelog names it."""
+FIRST, SECOND = VERSIONS["0.1.0"], VERSIONS["0.2.0"]
 
 NOTES = "### To do when you update"
 CI_FILES = [".github", ".gitlab-ci.yml", "renovate.json"]
 
 
 class Team(NamedTuple):
-    """A template with the versions 0.1.0 and 0.2.0, and a project that was baked from the first one."""
+    """A template with two versions, named as 0.1.0 and 0.2.0 are, and a project that was baked from the first one."""
 
     template: Path
     project: Path
@@ -36,6 +42,7 @@ class Team(NamedTuple):
             PATH=f"{self.programs}:{environment()['PATH']}",
             TEMPLATE=str(self.template),
             GIT_CONFIG_NOSYSTEM="1",
+            GIT_CONFIG_GLOBAL=str(self.programs / "gitconfig"),
             **dict.fromkeys(names, "ada@example.com"),
         )
         ended = subprocess.run(
@@ -46,7 +53,7 @@ class Team(NamedTuple):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert ended.returncode == 0, f"{script}\n{ended.stdout}"
@@ -99,18 +106,19 @@ def learn(baked: Path) -> None:
 @pytest.fixture(scope="module")
 def baked(tmp_path_factory: pytest.TempPathFactory, uvx: Path) -> Team:
     """The first step of the guide, and then a second version of the template."""
+    need("git")
     folder = tmp_path_factory.mktemp("updates")
     team = Team(folder / "template", folder / "order-service", uvx)
 
     team.run(
         'git init --quiet "$TEMPLATE" && export GIT_DIR="$TEMPLATE/.git"'
         f" && git --work-tree {shlex.quote(str(TEMPLATE))} add --all && git commit --quiet --message 0.1.0"
-        ' && git tag 0.1.0 && git --work-tree "$TEMPLATE" reset --quiet --hard',
+        f' && git tag {FIRST} && git --work-tree "$TEMPLATE" reset --quiet --hard',
         cwd=folder,
     )
     team.run(BEGIN, cwd=folder, typed=ORDER_SERVICE)
     learn(next(team.template.glob("{{*}}")))
-    team.run("git add --all && git commit --quiet --message 0.2.0 && git tag 0.2.0", cwd=team.template)
+    team.run(f"git add --all && git commit --quiet --message 0.2.0 && git tag {SECOND}", cwd=team.template)
     return team
 
 
@@ -128,7 +136,7 @@ def team(baked: Team, tmp_path: Path) -> Team:
 
 @pytest.mark.parametrize(("flag", "typed"), [("", ORDER_SERVICE), ("--no-input", "")])
 def test_cruft_bakes_what_cookiecutter_bakes(baked: Team, tmp_path: Path, flag: str, typed: str) -> None:
-    baked.run('git clone --quiet --branch 0.1.0 "$TEMPLATE" template 2>&1', cwd=tmp_path)
+    baked.run(f'git clone --quiet --branch {FIRST} "$TEMPLATE" template 2>&1', cwd=tmp_path)
     for tool in ("cookiecutter", "cruft create"):
         baked.run(f"uvx {tool} {flag} --output-dir '{tool}' ./template", cwd=tmp_path, typed=typed)
     differences = baked.run("diff -r cookiecutter/* 'cruft create'/* || true", cwd=tmp_path)
@@ -237,6 +245,47 @@ def test_an_answer_is_changed_later(team: Team) -> None:
     team.run(ANSWER)
     assert (team.project / "deploy" / "service.yaml").exists()
     assert not (team.project / ".github").exists()
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory, uvx: Path) -> Team:
+    """The template with its history, and what is here as its newest commit. No project is baked yet."""
+    need("git")
+    folder = tmp_path_factory.mktemp("history")
+    team = Team(folder / "template", folder / "fastapi-service", uvx)
+    (uvx / "gitconfig").write_text("[safe]\n\tdirectory = *\n")  # the clone that is tested may be another user's
+    if "false" not in team.run("git rev-parse --is-shallow-repository || true", cwd=TEMPLATE):
+        pytest.skip("needs the template's history (in a clone: git fetch --unshallow)")
+    team.run(f'git clone --quiet --no-checkout {shlex.quote(str(TEMPLATE))} "$TEMPLATE"', cwd=folder)
+    copied = folder / "copied"
+    copy_template(copied)
+    team.run(
+        f'export GIT_DIR="$TEMPLATE/.git" && git --work-tree {shlex.quote(str(copied))} add --all'
+        ' && git commit --quiet --allow-empty --message "What is here"'
+        ' && git --work-tree "$TEMPLATE" reset --quiet --hard',
+        cwd=folder,
+    )
+    return team
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_changelog_names_the_commit_of_a_version(history: Team, version: str) -> None:
+    told = history.run(f"git show {VERSIONS[version]}:pyproject.toml", cwd=history.template)
+    assert tomllib.loads(told)["project"]["version"] == version
+    history.run(f"git merge-base --is-ancestor {VERSIONS[version]} HEAD", cwd=history.template)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_project_of_each_version_becomes_what_is_baked_today(history: Team, tmp_path: Path, version: str) -> None:
+    """If nothing was changed in it; its migrations are its own, and 0.1.0 did not know that yet."""
+    team = history._replace(project=tmp_path / "old" / "fastapi-service")
+    create = 'uvx cruft create --no-input "$TEMPLATE" --output-dir'
+    team.run(f"{create} old --checkout {VERSIONS[version]} && {create} new", cwd=tmp_path)
+    team.run("git init --quiet")
+    team.commit()
+    team.run("uvx cruft update --skip-apply-ask")
+    differences = team.run("diff -r --exclude=.git --exclude=versions . ../../new/fastapi-service || true")
+    assert differences == ""
 
 
 def test_the_changelog_has_this_version_and_says_what_to_do_for_the_next() -> None:

@@ -26,9 +26,18 @@ HERE.rmdir()
 if not (PROJECT / "app" / "idempotency").exists():  # the project is older, or its owner has removed it
     routes = PROJECT / APP / "routes.py"
     routes.write_text(re.sub(r"^(@once|from app\.idempotency\..*)\n", "", routes.read_text(), flags=re.MULTILINE))
-# The order of imports and the line breaks depend on the names.
-run(".venv/bin/ruff", "check", "--quiet", "--fix-only", APP, TESTS)
-run(".venv/bin/ruff", "format", "--quiet", APP, TESTS)
+# Which imports are needed, their order and the line breaks depend on the names and the fields.
+run(
+    ".venv/bin/ruff",
+    "check",
+    "--quiet",
+    "--fix-only",
+    "--config",
+    "lint.isort.split-on-trailing-comma=false",
+    APP,
+    TESTS,
+)
+run(".venv/bin/ruff", "format", "--quiet", "--config", "format.skip-magic-trailing-comma=true", APP, TESTS)
 migration = f'make migration m="add {PLURAL}"'
 if MIGRATION == "yes":
     run("make", "--no-print-directory", "migration", f"m=add {PLURAL}")

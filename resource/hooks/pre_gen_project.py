@@ -10,13 +10,19 @@ from pathlib import Path
 # The answers arrive as data: JSON inside a JSON string, which is a Python string whatever they contain.
 ANSWERS = json.loads({{cookiecutter | tojson | tojson}})  # noqa: F821  # filled in by cookiecutter
 PROJECT = Path.cwd().parent  # cookiecutter runs this in the folder that it has just created
+sys.path.insert(0, str(PROJECT / ANSWERS["_repo_dir"]))
+sys.dont_write_bytecode = True
+
+from resource_fields import read  # noqa: E402
 
 RESERVED = {
     # Names that the generated files import: a class of the same name would hide them.
-    *("APIRouter", "AfterValidator", "Annotated", "Any", "AsyncSession", "Base", "BaseModel", "ConfigDict", "Cursor"),
-    *("DateTime", "DbFallbackReader", "DbReplicaReader", "DbSession", "Field", "Final", "Limit", "Mapped", "Name"),
-    *("NotFound", "Query", "Reader"),
-    *("Request", "Response", "ReturningUpdate", "Row", "Sequence", "StringConstraints", "Text", "TypedDict", "UUID"),
+    *("APIRouter", "Annotated", "Any", "AsyncSession", "Base", "BaseModel", "BigInteger", "Boolean", "ConfigDict"),
+    *("Conflict", "Cursor", "Date", "DateTime", "DbReader", "DbSession", "Decimal", "Double", "Field", "FiniteFloat"),
+    *("FixedDecimal", "ForeignKey", "IfMatch", "IfNoneMatch", "Index", "Int32", "Int64", "Integer", "IntegrityError"),
+    *("JSONB", "Json", "Limit", "ListQuery", "Listing", "Literal", "LongText", "Mapped", "NotFound", "Numeric"),
+    *("PreconditionFailed", "Query", "Reader", "RefersToNothing", "Request", "Response", "RowVersion", "ShortText"),
+    *("Text", "Timestamp", "TypedDict", "UUID", "Uuid", "Xmin"),
     # Tables that the project and its tests have already.
     *("IdempotencyKey", "Thing"),
 }
@@ -24,7 +30,7 @@ RESERVED = {
 
 def problems(answers):
     """Yield the problems of the answers."""
-    if not (PROJECT / "app" / "database" / "statements.py").exists():
+    if not (PROJECT / "app" / "fields.py").exists():
         yield "this is not the folder of a project of this template: change to that folder, and run this again"
         return
     singular, plural = answers["singular"], answers["plural"]
@@ -45,6 +51,7 @@ def problems(answers):
         for path in (PROJECT / folder / plural, PROJECT / folder / f"{plural}.py"):
             if path.exists():
                 yield f"plural {plural!r}: {path.relative_to(PROJECT)} exists, and nothing is overwritten"
+    yield from read(answers, PROJECT)[1]
 
 
 def main():

@@ -1,5 +1,6 @@
 """Settings of the service, read from the environment and ``.env`` by `load_settings`, never at import."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, overload
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -8,6 +9,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from app.auth.options import AuthOptions
 from app.database.internal.options import EngineOptions
 from app.database.internal.url import parse_database_url
+from app.database.password import read_password_file
 
 __all__ = ["ServiceSettings", "Settings", "SettingsError", "load_settings"]
 
@@ -44,6 +46,9 @@ class Settings(BaseSettings):
     database_password: SecretStr | None = None
     """Password, if it is kept apart from the URL; any characters."""
 
+    database_password_file: Path | None = None
+    """File with the password. It is read again for each new connection: a password that changes needs no restart."""
+
     database_replica_url: SecretStr | None = None
     """URL of the read replicas, like DATABASE_URL. Its password is DATABASE_PASSWORD, unless it has its own."""
 
@@ -55,6 +60,9 @@ class Settings(BaseSettings):
 
     database_probe_pause: float = Field(default=2, ge=0)
     """Pause between two attempts."""
+
+    database_migration_lock_wait: float = Field(default=240, ge=0)
+    """How long a migration tries to get its locks on a busy table."""
 
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
     """Lowest level that is logged."""
@@ -85,12 +93,24 @@ class Settings(BaseSettings):
             parse_database_url(info.data["database_url"].get_secret_value(), value.get_secret_value())
         return value
 
+    @field_validator("database_password_file")
+    @classmethod
+    def _password_file_is_usable(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None:
+            if info.data.get("database_password") is not None:
+                raise ValueError("DATABASE_PASSWORD is set too: keep one of the two")
+            cls._password_fits_the_url(SecretStr(read_password_file(value)), info)
+        return value
+
 
 class ServiceSettings(Settings):
     """Settings of the HTTP service, with some that scripts and migrations do not need."""
 
     auth: AuthOptions = Field(default_factory=dict, validate_default=True)
     """Options of authentication: AUTH_ISSUER and so on, if there are any."""
+
+    processor_timeout: float = Field(default=0.2, ge=0)
+    """How long a new request may expect to wait for the processor; if longer, it gets a 503 at once. 0: no limit."""
 
 
 class SettingsError(Exception):

@@ -1,23 +1,26 @@
-"""Documentation of the routes: response headers, and the page ``/docs``, whose scripts the service itself serves."""
+"""Documentation of the routes: headers, ids of operations, and the page ``/docs`` with scripts of the service's own."""
 
 import base64
 import hashlib
 import re
+from collections import defaultdict
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
+from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 
-__all__ = ["header", "install_docs"]
+__all__ = ["DuplicateOperationIdError", "header", "install_docs", "operation_id", "refuse_duplicate_operation_ids"]
 
 _FILES: Final = "docs/files"
 
 
-def header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
-    """Return the documentation of a header for a route's ``responses=``."""
-    return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
+def header(status: int, **descriptions: str) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of a response's headers, by name, for a route's ``responses=``."""
+    string = {"schema": {"type": "string"}}
+    return {status: {"headers": {name: {"description": text} | string for name, text in descriptions.items()}}}
 
 
 def install_docs(app: FastAPI) -> None:
@@ -43,3 +46,36 @@ def install_docs(app: FastAPI) -> None:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     app.mount(f"/{_FILES}", StaticFiles(packages=[("fastapi_offline", "static")]))
+
+
+class DuplicateOperationIdError(Exception):
+    """Two operations have one id: a generated client would have only one of them. The message has a line for each."""
+
+
+def operation_id(route: Any) -> str:
+    """Return the name of a route's handler: generated clients name their functions after it."""
+    return str(route.name)
+
+
+def refuse_duplicate_operation_ids(app: FastAPI) -> None:
+    """Check that each operation in the OpenAPI document has an id of its own.
+
+    Raises
+    ------
+    DuplicateOperationIdError
+        If several have the same; one line for each id.
+    """
+    operations = defaultdict[str, list[str]](list)
+    for route in iter_route_contexts(list(app.routes)):
+        if getattr(route, "unique_id", None) and route.include_in_schema:
+            handler = f"{getattr(route.endpoint, '__module__', '')}.{route.name}"
+            operations[route.operation_id or route.unique_id] += [
+                f"{method} {route.path} ({handler})" for method in sorted(route.methods or ())
+            ]
+    lines = [
+        f"operation id {name}: {' and '.join(found)} have the same; rename a handler, or set operation_id= at its route"
+        for name, found in operations.items()
+        if len(found) > 1
+    ]
+    if lines:
+        raise DuplicateOperationIdError("\n".join(lines))

@@ -9,7 +9,7 @@ from typing import Final
 
 from opentelemetry import metrics, trace
 
-__all__ = ["PURGED", "READINESS", "RETRIES", "SCHEMA", "STARTS", "TRANSACTIONS", "UNAVAILABLE", "span"]
+__all__ = ["LOOP_DELAY", "PURGED", "READINESS", "RETRIES", "SCHEMA", "STARTS", "TRANSACTIONS", "UNAVAILABLE", "span"]
 
 _meter = metrics.get_meter("app")
 _tracer = trace.get_tracer("app")
@@ -25,7 +25,13 @@ RETRIES: Final = _meter.create_counter(
 UNAVAILABLE: Final = _meter.create_counter(
     "app.unavailable",
     unit="{response}",
-    description="503 responses, by reason: an SQLSTATE, or the class of the error.",
+    description="503 responses, by reason: an SQLSTATE, the class of the error, or processor: refused by app.overload.",
+)
+LOOP_DELAY: Final = _meter.create_histogram(
+    "app.loop.delay",
+    unit="s",
+    description="Time for which work that is ready waits for the processor, while several requests run.",
+    explicit_bucket_boundaries_advisory=[0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5],
 )
 READINESS: Final = _meter.create_counter(
     "app.readiness", unit="{probe}", description="Readiness probes, by result: ok or failed."

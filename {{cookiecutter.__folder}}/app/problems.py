@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from app.database.errors import DatabaseUnavailable, describe, is_refused, is_unavailable, sqlstate
-from app.errors import Busy, Conflict, DomainError, NotFound, Unprocessable
+from app.errors import Busy, Conflict, DomainError, NotFound, PreconditionFailed, RefersToNothing, Unprocessable
 from app.instruments import UNAVAILABLE
 
 __all__ = ["Problem", "install_problems", "problem", "problem_responses"]
@@ -155,6 +155,11 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
         case Conflict():
             headers = {"Retry-After": _RETRY_AFTER} if isinstance(error, Busy) else None
             return problem(request, 409, str(error), headers=headers)
+        case PreconditionFailed():
+            return problem(request, 412, str(error))
+        case RefersToNothing():
+            invalid = InvalidField(pointer=f"/body/{error.field}", detail="there is no such row")
+            return problem(request, 422, str(error), errors=[invalid])
         case Unprocessable():
             return problem(request, 422, str(error))
     raise error  # it has no status: the middleware logs it and answers 500

@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 
 import click
 import structlog
+from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings, SettingsError
@@ -12,15 +14,36 @@ from app.database.errors import DatabaseUnavailable, describe, is_unavailable
 from app.database.internal.connection_limits import warn_of_limits
 from app.database.internal.revision import check_revision
 from app.database.internal.url import needs_password
+from app.database.password import Password, read_password_file
 from app.database.probe import DatabaseNotReady, wait_for_database
 from app.database.replicas import Server
 from app.database.session import DatabaseSessionDependency
 from app.instruments import STARTS, span
 from app.telemetry import telemetry
 
-__all__ = ["errors_as_one_line", "open_database"]
+__all__ = ["database_password", "errors_as_one_line", "open_database"]
 
 _log = structlog.get_logger(__name__)
+
+
+def database_password(settings: Settings, url: SecretStr) -> Password | None:
+    """Return the password for a URL, or the function that returns it for each new connection.
+
+    The service, the scripts and the migrations use it. If your platform issues tokens instead of passwords, return a
+    function of your own here, plain or async: see the guide "Passwords that change" of the template.
+
+    Parameters
+    ----------
+    settings
+        Settings to take it from.
+    url
+        URL of the primary or the replicas.
+    """
+    if not needs_password(url.get_secret_value()):
+        return None
+    if settings.database_password_file is not None:
+        return partial(read_password_file, settings.database_password_file)
+    return settings.database_password
 
 
 @asynccontextmanager
@@ -46,14 +69,14 @@ async def open_database(
         If the service cannot work with this database.
     """
     database = database or DatabaseSessionDependency()
-    replica_url = settings.database_replica_url.get_secret_value() if settings.database_replica_url else None
+    replica_url = settings.database_replica_url
     async with AsyncExitStack() as end:
         end.push_async_callback(database.aclose)
         await database.initialize(
             settings.database_url.get_secret_value(),
-            settings.database_password,
-            replica_url=replica_url,
-            replica_password=settings.database_password if replica_url and needs_password(replica_url) else None,
+            database_password(settings, settings.database_url),
+            replica_url=replica_url.get_secret_value() if replica_url else None,
+            replica_password=database_password(settings, replica_url) if replica_url else None,
             **vars(settings.database),
         )
         replica = database.replica.engine if database.replica else None

@@ -12,13 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from dev.programs import PostgresError, folder_for_server, give_to_server, run_as_server
+from dev.programs import PostgresError, folder_for_server, give_to_server, major_version, run_as_server
 
 __all__ = ["Cluster", "cluster_in_use", "temporary_cluster"]
 
 _PROJECT: Final = Path(__file__).resolve().parent.parent
 _READY: Final = b"ready\n"
-_QUICK: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
+_SETTINGS: Final = ("listen_addresses = '127.0.0.1'", "unix_socket_directories = ''")
+_QUICK: Final = (
+    *("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 200"),
+    *("autovacuum = off", "max_wal_size = 4GB"),
+)
 """Settings of a temporary server: its data need not survive a crash of the machine."""
 
 
@@ -107,7 +111,8 @@ class Cluster:
         self._log.touch(mode=0o600)
         for path in (self._data, self._password, self._log):
             give_to_server(path)
-        settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", *(_QUICK if self._quick else ()))
+        # Letter case of all languages, on each machine the same. Before PostgreSQL 17 the operating system provides it.
+        builtin = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
         run_as_server(
             "initdb",
             f"--pgdata={self._data}",
@@ -115,12 +120,11 @@ class Cluster:
             "--username=postgres",
             "--auth=scram-sha-256",
             "--encoding=UTF8",
-            "--locale=C",
-            "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8",
+            *(builtin if major_version() >= 17 else ["--locale=C.UTF-8"]),
             *(["--no-sync"] if self._quick else []),
-            *(f"--set={setting}" for setting in settings),
         )
+        with (self._data / "postgresql.conf").open("a") as configuration:
+            configuration.writelines(f"{setting}\n" for setting in (*_SETTINGS, *(_QUICK if self._quick else ())))
         self._port.write_text(str(_free_port()))
 
     def _start(self) -> None:

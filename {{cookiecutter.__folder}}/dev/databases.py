@@ -13,6 +13,7 @@ from app.config import ServiceSettings
 from dev.cluster import temporary_cluster
 
 __all__ = [
+    "create_database",
     "drop_database",
     "ensure_database",
     "environment_without_settings",
@@ -41,15 +42,15 @@ def scratch_server() -> Iterator[str]:
 @contextmanager
 def scratch_database(server: str, *, template: str | None = None) -> Iterator[str]:
     """Yield the URL of a new database, empty or a copy of another one. It is dropped at the end of the block."""
-    url = _create_database(server, template=template)
+    url = create_database(server, template=template)
     try:
         yield url
     finally:
         drop_database(server, url)
 
 
-def _create_database(server: str, *, template: str | None = None) -> str:
-    """Create a database with a random name, and return its URL."""
+def create_database(server: str, *, template: str | None = None) -> str:
+    """Create a database with a random name, empty or a copy of another one, and return its URL."""
     name = f"test_{secrets.token_hex(8)}"
     source = urlsplit(template).path.lstrip("/") if template else "template0"
     asyncio.run(_execute(server, f'CREATE DATABASE "{name}" TEMPLATE "{source}"'))

@@ -20,6 +20,7 @@ import click
 from dotenv import dotenv_values
 
 from app.database.internal.url import parse_database_url
+from app.database.password import read_password_file
 from app.metadata import NAME
 from dev.cluster import Cluster, cluster_in_use
 from dev.databases import ensure_database, environment_without_settings, scratch_database, scratch_server
@@ -72,7 +73,10 @@ def psql() -> None:
     with _server() as environment:
         values = _settings(dotenv_values(_ENV)) | _settings(environment)
         url = values["DATABASE_URL"]
-        password = parse_database_url(url, values.get("DATABASE_PASSWORD")).password
+        password = values.get("DATABASE_PASSWORD")
+        if file := values.get("DATABASE_PASSWORD_FILE"):
+            password = read_password_file(Path(file))
+        password = parse_database_url(url, password).password
         if password is not None:  # not as an argument, which all users of the machine can read
             environment["PGPASSWORD"] = password
         if schema := values.get("DATABASE_SCHEMA"):
@@ -155,8 +159,8 @@ def _own_server() -> str | None:
     if "DATABASE_URL" in written:
         _write_env(None)  # the last of two lines counts, and that may be the marked one
         return ".env"
-    if "DATABASE_PASSWORD" in {**exported, **written}:
-        raise PostgresError("DATABASE_PASSWORD: is set without a DATABASE_URL; remove it, or set DATABASE_URL too")
+    for name in {"DATABASE_PASSWORD", "DATABASE_PASSWORD_FILE"} & {**exported, **written}.keys():
+        raise PostgresError(f"{name}: is set without a DATABASE_URL; remove it, or set DATABASE_URL too")
     return None
 
 

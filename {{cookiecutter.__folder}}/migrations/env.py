@@ -1,6 +1,8 @@
 """Runs the migrations with the service's settings: ``alembic upgrade head``."""
 
 import asyncio
+import signal
+import threading
 import zlib
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -26,14 +28,12 @@ from app.database.probe import DatabaseNotReady, wait_for_database
 from app.instruments import span
 from app.logging import configure_logging
 from app.metadata import NAME
-from app.startup import errors_as_one_line
+from app.startup import database_password, errors_as_one_line
 from app.telemetry import telemetry
+from migrations.attempts import LIMITS, run_migrations
 
 _POLL = 0.25
 """Seconds between two attempts to take the lock."""
-
-_LOCK_TIMEOUT = "3s"
-"""Time limit for a lock on a table: while a migration waits for one, later statements wait behind it."""
 
 _log = structlog.get_logger("alembic")
 
@@ -55,21 +55,26 @@ def migrate_offline(settings: Settings) -> None:
 
 
 async def migrate_online(settings: Settings) -> None:
-    """Wait for the server and for other migrations, then migrate."""
+    """Wait for the server and for other migrations, then migrate. SIGTERM ends it, and the revision is rolled back."""
     options = replace(
         settings.database,
         statement_timeout=0,
-        pool_size=2,  # one connection migrates, one holds the lock
+        pool_size=3,  # one connection migrates, one holds the lock, one looks at the locks of others
         # At a stricter level the lock's transaction keeps a snapshot, and CREATE INDEX CONCURRENTLY would wait for it.
         isolation_level="READ COMMITTED",
     )
     engine = create_database_engine(
         settings.database_url.get_secret_value(),
-        settings.database_password,
+        database_password(settings, settings.database_url),
         connect_args={"server_settings": {"application_name": f"{NAME} migrations", **_no_time_limit(options)}},
         **vars(options),
     )
     schema = options.schema
+    # Without a handler, the first process of a container ignores the signal. A program that migrates may have its own.
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with AsyncExitStack() as end:
         end.push_async_callback(engine.dispose)
         end.enter_context(telemetry(migrations=engine))
@@ -85,14 +90,16 @@ async def migrate_online(settings: Settings) -> None:
             return
         if schema:
             await _ensure_schema(engine, schema, create=_runs(command.upgrade, command.stamp))
-        async with engine.connect() as connection:
-            await connection.run_sync(_migrate, schema)
+        observing = engine.execution_options(isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection, observing.connect() as observer:
+            await connection.run_sync(_configure, schema)
+            await run_migrations(connection, observer, lock_wait=settings.database_migration_lock_wait)
 
 
 def _no_time_limit(options: EngineOptions) -> dict[str, str]:
-    # The role may have one, for the service. A pooler refuses the parameter: then each transaction sets it, and only
-    # what runs in an autocommit block has the role's limit.
-    return {"statement_timeout": "0"} if options.pooler == "none" else {}
+    # The role may have some, for the service. A pooler refuses the parameters: then each transaction sets them, and
+    # only what runs in an autocommit block has the role's limits.
+    return {"statement_timeout": "0", "lock_timeout": "0"} if options.pooler == "none" else {}
 
 
 async def _wait_for_turn(connection: AsyncConnection, schema: str | None) -> None:
@@ -144,14 +151,13 @@ async def _ensure_schema(engine: AsyncEngine, schema: str, *, create: bool) -> N
         await connection.execute(CreateSchema(schema))
 
 
-def _migrate(connection: Connection, schema: str | None) -> None:
+def _configure(connection: Connection, schema: str | None) -> None:
     # LOCAL, since other settings would stay with the server's connection, which a pooler gives to others.
     @event.listens_for(connection, "begin")
     def begin(connection: Connection) -> None:
         # In an autocommit block these have no effect.
-        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+        for limit in LIMITS:
+            connection.exec_driver_sql(limit)
         if schema:
             # The engine adds the schema's name to the statements that Alembic builds. This is for SQL written by hand,
             # and for Alembic's reflection of existing tables.
@@ -166,8 +172,12 @@ def _migrate(connection: Connection, schema: str | None) -> None:
             raise CommandError(f"in an autocommit block SQL must name its schema, {schema}: {statement.text}")
 
     # One transaction for each, so that none keeps its locks while the next one runs.
-    context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
-    context.run_migrations()
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        transaction_per_migration=True,
+        autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+    )
 
 
 def _quoted(name: str) -> str:
@@ -183,8 +193,11 @@ def _import_models() -> None:
 with errors_as_one_line():
     _import_models()
     if context.is_offline_mode():
-        migrate_offline(load_settings(database_url="postgresql://nobody@nowhere/"))
+        migrate_offline(load_settings(database_url="postgresql://nobody@nowhere/", database_password_file=None))
     else:
         loaded = load_settings()
         configure_logging(loaded)
-        asyncio.run(migrate_online(loaded))
+        try:
+            asyncio.run(migrate_online(loaded))
+        except asyncio.CancelledError:
+            raise SystemExit(128 + signal.SIGTERM) from None

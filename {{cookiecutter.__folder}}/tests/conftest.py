@@ -1,4 +1,4 @@
-"""Fixtures of all tests. Each test that needs a database has its own, migrated, on a real PostgreSQL.
+"""Fixtures of all tests. Each test that needs a database has one to itself, migrated, on a real PostgreSQL.
 
 The server is an embedded one, started for the run, or that of TEST_DATABASE_URL. DATABASE_URL and .env are ignored: no
 test can change the data of a running service.
@@ -7,12 +7,14 @@ test can change the data of a running service.
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
 import httpx2
 import pytest
 import structlog
+import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -24,6 +26,7 @@ from app.main import create_app
 from dev.databases import environment_without_settings, scratch_database, scratch_server
 from tests import callers, example
 from tests.commands import run
+from tests.databases import Databases
 from tests.network import Network
 
 _SERVER, _TEMPLATE = "TESTS_SERVER", "TESTS_TEMPLATE"
@@ -76,6 +79,13 @@ def server_url() -> str:
     return os.environ[_SERVER]
 
 
+@pytest.fixture(scope="session")
+def _databases() -> Iterator[Databases]:
+    databases = Databases(os.environ[_SERVER], os.environ[_TEMPLATE])
+    yield databases
+    databases.drop()
+
+
 @pytest.fixture
 def empty_database_url(server_url: str) -> Iterator[str]:
     """URL of an empty database of this test."""
@@ -84,16 +94,16 @@ def empty_database_url(server_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url(server_url: str) -> Iterator[str]:
+def database_url(_databases: Databases) -> Iterator[str]:
     """URL of a migrated database of this test."""
-    with scratch_database(server_url, template=os.environ[_TEMPLATE]) as url:
+    with _databases.lend() as url:
         yield url
 
 
 @pytest.fixture
-def replica_url(server_url: str) -> Iterator[str]:
+def replica_url(_databases: Databases) -> Iterator[str]:
     """URL of a second migrated database, which stands in for a replica: it lacks what only the first one has."""
-    with scratch_database(server_url, template=os.environ[_TEMPLATE]) as url:
+    with _databases.lend() as url:
         yield url
 
 
@@ -163,3 +173,18 @@ async def client(app: FastAPI, caller: Callable[..., dict[str, str]]) -> AsyncIt
         httpx2.AsyncClient(transport=transport, base_url="http://service", headers=caller()) as client,
     ):
         yield client
+
+
+@pytest.fixture
+async def remote(app: FastAPI, caller: Callable[..., dict[str, str]]) -> AsyncIterator[httpx2.AsyncClient]:
+    """The same, over real connections: for streams, and for clients that go away."""
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        serving = asyncio.create_task(server.serve([listener]))
+        url = "http://{}:{}".format(*listener.getsockname())
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(base_url=url, headers=caller(), limits=limits, timeout=30) as client:
+            await client.get("/health/live")  # waits until it serves
+            yield client
+        server.should_exit = True
+        await serving

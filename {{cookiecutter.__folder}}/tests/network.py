@@ -56,6 +56,11 @@ class Network:
         """Let no bytes arrive on the connections that are open now, as after a host is gone without a word."""
         self._silent_up_to = self.opened
 
+    def cut(self) -> None:
+        """Close all connections, on both sides."""
+        for connection in self._connections:
+            connection.cancel()
+
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(asyncio.create_task(self._connect(reader, writer)))
 

@@ -59,6 +59,28 @@ def test_a_password_apart_needs_a_url_with_a_user_and_no_password(
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"DATABASE_PASSWORD": "hunter2"}, "DATABASE_PASSWORD is set too"),
+        ({"DATABASE_URL": URL.replace("ada", "ada:pw")}, "keep one"),
+        ({"DATABASE_URL": URL.replace("ada@", "")}, "no user"),
+        ({"DATABASE_PASSWORD_FILE": "/nowhere"}, "the file /nowhere cannot be read: No such file or directory"),
+    ],
+)
+def test_a_password_in_a_file_is_the_only_one_and_can_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], says: str
+) -> None:
+    (tmp_path / "password").write_text("hunter2")
+    for name, value in (
+        {"DATABASE_URL": URL, "DATABASE_PASSWORD_FILE": str(tmp_path / "password")} | variables
+    ).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^DATABASE_PASSWORD_FILE: .*{says}") as raised:
+        load_settings()
+    assert "hunter2" not in str(raised.value)
+
+
 def test_nothing_shows_a_secret() -> None:
     replica = URL.replace("@", ":hunter2@")
     settings = load_settings(database_url=URL, database_password="hunter2", database_replica_url=replica)

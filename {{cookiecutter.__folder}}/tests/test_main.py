@@ -4,8 +4,10 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Annotated
 
 import httpx2
@@ -26,6 +28,12 @@ LATE = Depends(db_session_dependency)
 
 def test_importing_the_service_needs_no_settings() -> None:
     run(sys.executable, "-c", "import app.main").check_returncode()
+
+
+def test_fastapi_run_finds_the_service_in_pyproject() -> None:
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    module, _, name = settings["tool"]["fastapi"]["entrypoint"].partition(":")
+    assert isinstance(getattr(import_module(module), name), FastAPI)
 
 
 def test_missing_settings_end_the_service_with_a_line_a_problem() -> None:

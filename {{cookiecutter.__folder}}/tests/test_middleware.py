@@ -5,17 +5,18 @@ import io
 import json
 import sys
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import httpx2
 import pytest
 import structlog
-from fastapi import FastAPI, HTTPException, WebSocket
+from fastapi import Body, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import literal, select, text
 from starlette.testclient import WebSocketDenialResponse
 
-from app.dependencies import DbSession
+from app.dependencies import DbReader, DbSession, max_body_bytes
 
 
 @pytest.mark.parametrize("path", ["/things", "/nowhere", "/things?limit=0", "/fail"])
@@ -64,7 +65,8 @@ async def test_an_unhandled_error_tells_the_client_nothing_and_the_log_all(
     (cause,) = [line for line in lines if line["event"] == "unhandled error"]
     assert "secret of the house" in cause["exception"]
     (access,) = [line for line in lines if line["event"] == "request"]
-    assert {key: access[key] for key in ("method", "route", "status", "request_id")} == {
+    assert {key: access[key] for key in ("method", "route", "status", "request_id", "client")} == {
+        "client": "127.0.0.1",
         "method": "GET",
         "route": "/fail/{number}",
         "status": 500,
@@ -114,6 +116,108 @@ async def test_a_body_over_the_limit_is_read_to_its_end_but_not_for_ever(
 
     response = await client.post("/things", content=body(), headers={"Content-Type": "application/json"})
     assert (response.status_code, len(sent)) == (413, read)
+
+
+@pytest.mark.parametrize("sent", [[], [b'{"email": "ada@example.com",']])
+async def test_a_body_that_does_not_arrive_is_408_and_the_connection_is_closed(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, sent: list[bytes]
+) -> None:
+    monkeypatch.setattr("app.middleware._BODY_SECONDS", 0.05)
+
+    async def body() -> AsyncIterator[bytes]:
+        for part in sent:
+            yield part
+        await asyncio.Event().wait()
+
+    response = await client.post("/things", content=body(), headers={"Content-Type": "application/json"})
+    assert response.status_code == 408
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Connection"] == "close"
+
+
+async def test_a_large_body_may_take_longer(client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.middleware._BODY_SECONDS", 0.05)
+    monkeypatch.setattr("app.middleware._BODY_RATE", 1)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"email": "ada@example.com",'
+        await asyncio.sleep(0.1)
+        yield b'"name": "Ada"}'
+
+    response = await client.post("/things", content=body(), headers={"Content-Type": "application/json"})
+    assert response.status_code == 201
+
+
+async def test_after_its_body_a_request_may_take_as_long_as_it_wants(
+    app: FastAPI, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is received then is a disconnect."""
+    monkeypatch.setattr("app.middleware._BODY_SECONDS", 0.05)
+
+    @app.post("/listen")
+    async def listen(request: Request, body: dict[str, str]) -> bool:
+        receiving = asyncio.ensure_future(request.receive())
+        await asyncio.wait({receiving}, timeout=0.2)
+        return receiving.cancel()
+
+    assert (await client.post("/listen", json={})).json() is True
+
+
+@pytest.mark.parametrize(("path", "limit"), [("/large", 3_000_000), ("/small", 10)])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_handler_may_have_a_limit_of_its_own(
+    app: FastAPI, client: httpx2.AsyncClient, path: str, limit: int, chunked: bool
+) -> None:
+    @app.post("/large")
+    @max_body_bytes(3_000_000)
+    async def large(request: Request) -> int:
+        return sum([len(chunk) async for chunk in request.stream()])
+
+    @app.post("/small")
+    @max_body_bytes(10)
+    async def small(body: Annotated[bytes, Body(media_type="application/octet-stream")]) -> int:
+        return len(body)
+
+    async def chunks(size: int) -> AsyncIterator[bytes]:
+        for start in range(0, size, 1_000_000):
+            yield b" " * min(1_000_000, size - start)
+
+    async def send(size: int) -> httpx2.Response:
+        headers = {"Content-Type": "application/octet-stream"}
+        return await client.post(path, content=chunks(size) if chunked else b" " * size, headers=headers)
+
+    assert (await send(limit)).json() == limit
+    response = await send(limit + 1)
+    assert (response.status_code, response.headers["Content-Type"]) == (413, "application/problem+json")
+    assert response.json()["detail"] == f"The body is longer than {limit} bytes."
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/things", "no-store"),
+        ("/nowhere", "no-store"),  # caches may keep a 404 that says nothing of it
+        ("/health/live", "no-store"),
+        ("/tagged", "private, no-cache"),
+        ("/public", "public, max-age=60"),
+    ],
+)
+async def test_no_cache_keeps_a_response_that_does_not_say_so(
+    app: FastAPI, client: httpx2.AsyncClient, path: str, expected: str
+) -> None:
+    """With an ETag it may, but must ask each time. And no browser guesses another type than the one that is told."""
+
+    @app.get("/tagged")
+    async def tagged(response: Response) -> None:
+        response.headers["ETag"] = '"1"'
+
+    @app.get("/public")
+    async def public(response: Response) -> None:
+        response.headers["Cache-Control"] = "public, max-age=60"
+
+    response = await client.get(path)
+    assert response.headers.get_list("Cache-Control") == [expected]
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
 async def test_what_a_request_adds_to_its_log_lines_is_not_in_those_of_the_next(
@@ -194,9 +298,9 @@ async def test_the_log_holds_no_row_that_failed(
 
 def test_a_web_socket_has_a_request_id_and_its_errors_their_cause(app: FastAPI) -> None:
     @app.websocket("/socket")
-    async def socket(websocket: WebSocket, session: DbSession) -> None:
+    async def socket(websocket: WebSocket, reader: DbReader) -> None:
         await websocket.accept()
-        await websocket.send_text(str(await session.scalar(text("SELECT 1"))))
+        await websocket.send_text(str(await reader.scalar(select(literal(1)))))
 
     @app.websocket("/refuse")
     async def refuse(websocket: WebSocket) -> None:

@@ -1,3 +1,4 @@
+{%- set it = cookiecutter | resource -%}
 """The {{ cookiecutter.plural }} routes: they only translate between HTTP and the repository."""
 
 from typing import Annotated
@@ -9,11 +10,14 @@ from app.auth.dependencies import requires
 from app.database.retry import run_transaction
 from app.dependencies import DbReader, DbSession
 from app.docs import header
+from app.etag import ETAG, IfMatch, IfNoneMatch, tagged
 from app.idempotency.dependencies import once
+{%- if not it.has_query %}
 from app.pagination import Cursor, Limit, cut
+{%- endif %}
 from app.problems import problem_responses
 from app.{{ cookiecutter.plural }} import repository
-from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out, {{ cookiecutter.__class }}Page
+from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out, {{ cookiecutter.__class }}Page{% if it.has_query %}, {{ cookiecutter.__class }}Query{% endif %}
 
 __all__ = ["router"]
 
@@ -23,31 +27,39 @@ _READ = requires("{{ cookiecutter.plural }}:read")
 _WRITE = requires("{{ cookiecutter.plural }}:write")
 
 
-@router.get("/{ {{- cookiecutter.singular }}_id}", dependencies=_READ, responses=problem_responses(404, 422))
-async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, reader: DbReader) -> {{ cookiecutter.__class }}Out:
+@router.get("/{ {{- cookiecutter.singular }}_id}", dependencies=_READ, responses=header(200, ETag=ETAG) | header(304, ETag=ETAG) | problem_responses(404, 422))
+async def get_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, reader: DbReader, response: Response, if_none_match: IfNoneMatch = None) -> {{ cookiecutter.__class }}Out:
     """Get {{ cookiecutter.__one }}."""
-    return await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id)
+    return tagged(await repository.get_{{ cookiecutter.singular }}(reader, {{ cookiecutter.singular }}_id), response, if_none_match)
 
 
 @router.post(
     "",
     status_code=201,
     dependencies=_WRITE,
-    responses=header(201, "Location", "URL of the new {{ cookiecutter.__words }}.") | problem_responses(400, 409, 413, 422),
+    responses=header(201, Location="URL of the new {{ cookiecutter.__words }}.", ETag=ETAG) | problem_responses(400, 409, 413, 422),
 )
 @once
 async def create_{{ cookiecutter.singular }}(new: New{{ cookiecutter.__class }}, session: DbSession, request: Request, response: Response) -> {{ cookiecutter.__class }}Out:
     """Create {{ cookiecutter.__one }}."""
     created = await repository.create_{{ cookiecutter.singular }}(session, new)
     response.headers["Location"] = f"{request.scope['path']}/{created.id}"
-    return created
+    return tagged(created, response)
 
 
 @router.get(
     "",
     dependencies=_READ,
-    responses=header(200, "Link", 'URL of the next page, as rel="next".') | problem_responses(422),
+    responses=header(200, Link='URL of the next page, as rel="next".') | problem_responses(422),
 )
+{%- if it.has_query %}
+async def list_{{ cookiecutter.plural }}(
+    reader: DbReader, request: Request, response: Response, query: Annotated[{{ cookiecutter.__class }}Query, Query()]
+) -> {{ cookiecutter.__class }}Page:
+    """List {{ cookiecutter.plural }}, a page at a time."""
+    found = await repository.list_{{ cookiecutter.plural }}(reader, query)
+    return {{ cookiecutter.__class }}Page(*query.cut(found, request, response))
+{%- else %}
 async def list_{{ cookiecutter.plural }}(
     reader: DbReader,
     request: Request,
@@ -59,18 +71,20 @@ async def list_{{ cookiecutter.plural }}(
     # One row more than requested shows whether there is a next page.
     found = await repository.list_{{ cookiecutter.plural }}(reader, limit=limit + 1, after=cursor)
     return {{ cookiecutter.__class }}Page(*cut(found, limit, request, response))
+{%- endif %}
 
 
-@router.patch("/{ {{- cookiecutter.singular }}_id}", dependencies=_WRITE, responses=problem_responses(400, 404, 409, 413, 422))
-async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes) -> {{ cookiecutter.__class }}Out:
+@router.patch("/{ {{- cookiecutter.singular }}_id}", dependencies=_WRITE, responses=header(200, ETag=ETAG) | problem_responses(400, 404, 409, 412, 413, 422))
+async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes, response: Response, if_match: IfMatch = None) -> {{ cookiecutter.__class }}Out:
     """Change some fields of {{ cookiecutter.__one }}."""
     # Under SERIALIZABLE, two concurrent changes may conflict: one of them is retried here, and its client gets no 503.
-    return await run_transaction(lambda session: repository.change_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, changes))
+    changed = await run_transaction(lambda session: repository.change_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, changes, if_match))
+    return tagged(changed, response)
 
 
 @router.delete(
-    "/{ {{- cookiecutter.singular }}_id}", status_code=204, response_class=Response, dependencies=_WRITE, responses=problem_responses(404, 422)
+    "/{ {{- cookiecutter.singular }}_id}", status_code=204, response_class=Response, dependencies=_WRITE, responses=problem_responses(404, 409, 412, 422)
 )
-async def delete_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, session: DbSession) -> None:
+async def delete_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, if_match: IfMatch = None) -> None:
     """Delete {{ cookiecutter.__one }}."""
-    await repository.delete_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id)
+    await run_transaction(lambda session: repository.delete_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, if_match))

@@ -1,17 +1,18 @@
 """Declarative base and id generator of all models. Models import nothing else from ``app.database``."""
 
 import sys
-from typing import TYPE_CHECKING, ClassVar
+import zlib
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from sqlalchemy import MetaData, Table
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy import CheckConstraint, FetchedValue, MetaData, Table
+from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
 else:
     from uuid_utils.compat import uuid7
 
-__all__ = ["Base", "uuid7"]
+__all__ = ["Base", "Xmin", "one_of", "uuid7"]
 
 
 class Base(DeclarativeBase):
@@ -33,3 +34,26 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+Xmin = Annotated[int, mapped_column(system=True, server_default=FetchedValue())]
+"""Type of the attribute ``xmin``: the transaction that wrote the row. PostgreSQL has it in every table."""
+
+
+def one_of(column: str, *values: str) -> CheckConstraint:
+    """Return the constraint that a text column has one of some values.
+
+    Its name contains a checksum of the values, since Alembic compares the names of constraints only: after a change of
+    the values, ``make migration`` writes their replacement. Existing rows are not checked (NOT VALID), so that adding
+    a value does not lock the table while it is read.
+
+    Parameters
+    ----------
+    column
+        Name of the column.
+    values
+        Values, which consist of letters, digits, ``_``, ``-`` and ``.``.
+    """
+    names = ", ".join(f"'{value}'" for value in values)
+    checksum = zlib.crc32(" ".join(sorted(values)).encode())
+    return CheckConstraint(f"{column} IN ({names})", name=f"{column}_{checksum:08x}", postgresql_not_valid=True)

@@ -1,9 +1,11 @@
 """Creates the engine: the only module that knows how the service connects. It does not read settings."""
 
+import asyncio
 import re
+import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import asyncpg
@@ -15,6 +17,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, InvalidRequestError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.util import await_
 
 from app.database.errors import (
     READ_ONLY,
@@ -24,14 +27,19 @@ from app.database.errors import (
     has_outdated_plan,
     sqlstate,
 )
-from app.database.internal.options import IDLE_IN_TRANSACTION, EngineOptions
+from app.database.internal.options import CONNECTION_CHECK, IDLE_IN_TRANSACTION, EngineOptions
+from app.database.internal.pool import Pool
 from app.database.internal.url import DatabaseUrl, parse_database_url
+from app.database.password import Password, PasswordSource, current_password
 from app.metadata import NAME
 
 __all__ = ["create_database_engine"]
 
 _DRIVER_GRACE: Final = 1.0
 """Extra seconds before the driver times out: the server's own error says more."""
+
+_CLOSE: Final = 0.5
+"""Seconds for which a new connection waits for those that are being closed; usually a few milliseconds."""
 
 _SILENT: Final = 10.0
 """Seconds for which a host that did not answer in time is tried after the others."""
@@ -51,6 +59,32 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
     settings_changed = False
     """Whether a plain SET may have changed the connection for its next user."""
 
+    closing: set[asyncio.Task[Any]]
+    """Tasks that close connections of the same engine."""
+
+    _is_closing = False
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109  # as asyncpg has it
+        """End the running statement on the server, and then the connection."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.closing.add(task)
+        self._is_closing = True
+        try:
+            await super().close(timeout=timeout)
+        finally:
+            self._is_closing = False
+            self.closing.discard(task)
+
+    def terminate(self) -> None:
+        """Close the socket, unless `close` is at work. It has a time limit of its own.
+
+        If a task is cancelled again while it closes its connection, SQLAlchemy calls this: the statement would run on,
+        on a connection that the pool no longer counts.
+        """
+        if not self._is_closing:
+            super().terminate()
+
     async def prepare(self, query: str, **options: Any) -> Any:
         """Prepare a statement. SQLAlchemy calls this once for each text and connection, not for BEGIN and COMMIT."""
         self._read(query)
@@ -60,6 +94,13 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
         """Run a statement once for each of several rows."""
         self._read(command)
         return await super().executemany(command, *args, **options)
+
+    def set_socket_options(self, options: Iterable[tuple[int, int, int]]) -> None:
+        """Call ``setsockopt`` with each of the options, unless the connection is over a Unix socket."""
+        own = self._transport.get_extra_info("socket")
+        if own.family != socket.AF_UNIX:
+            for option in options:
+                own.setsockopt(*option)
 
     def _read(self, query: str) -> None:
         if _ENDS_TRANSACTION.match(query):
@@ -86,7 +127,7 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
 
 def create_database_engine(
     url: str,
-    password: str | SecretStr | None = None,
+    password: Password | None = None,
     *,
     connect_args: Mapping[str, Any] | None = None,
     **options: Any,
@@ -95,8 +136,10 @@ def create_database_engine(
 
     Parameters
     ----------
-    url, password
+    url
         See `app.database.internal.url.parse_database_url`.
+    password
+        Password, if it is not in the URL; or a function, plain or async, that returns the one for each new connection.
     connect_args
         Additional arguments of ``asyncpg.connect``. They take precedence over the ones set here.
     options
@@ -112,19 +155,21 @@ def create_database_engine(
     chosen = EngineOptions(**options)
     if isinstance(password, SecretStr):
         password = password.get_secret_value()
-    target = parse_database_url(url, password)
+    source = password if callable(password) else None
+    target = parse_database_url(url, "" if callable(password) else password)
     arguments: dict[str, Any] = {
-        "timeout": target.connect_timeout or chosen.connect_timeout,
-        "connection_class": _HonestConnection,
+        "timeout": chosen.connect_timeout if target.connect_timeout is None else target.connect_timeout or None,
+        "connection_class": type("Connection", (_HonestConnection,), {"closing": set()}),
     }
-    guards = {}
+    guards = {"client_connection_check_interval": CONNECTION_CHECK}
     if chosen.statement_timeout:
         guards["statement_timeout"] = str(max(1, round(chosen.statement_timeout * 1000)))
         guards["idle_in_transaction_session_timeout"] = IDLE_IN_TRANSACTION
         arguments["command_timeout"] = chosen.statement_timeout + _DRIVER_GRACE
+    if chosen.pooler != "none":
+        guards = {}  # PgBouncer refuses these start-up parameters
     if chosen.pooler == "pgbouncer":
-        # PgBouncer refuses these start-up parameters, and may use a server connection without the prepared statement.
-        guards = {}
+        # It may use a server connection without the prepared statement.
         arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
     # The server would prefer these to the same parameters in the `options` of the URL, so leave those out.
     own = target.server_settings.get("options", "").lower().replace("-", "_")  # PostgreSQL accepts both
@@ -136,14 +181,17 @@ def create_database_engine(
         **target.server_settings,
         **arguments.get("server_settings", {}),
     }
-    if target.password is not None:
+    if target.password is not None and source is None:
         arguments["password"] = target.password
+    if target.ssl is not None:
+        arguments["ssl"] = target.ssl
 
     engine = create_async_engine(
         "postgresql+asyncpg://",  # asyncpg reads the address: see app.database.internal.url, and `connect` below
         connect_args=arguments,
         isolation_level=chosen.isolation_level,
         execution_options={"schema_translate_map": {None: chosen.schema}} if chosen.schema else {},
+        poolclass=Pool,
         pool_size=chosen.pool_size,
         max_overflow=chosen.max_overflow,
         pool_timeout=chosen.pool_timeout,
@@ -153,11 +201,11 @@ def create_database_engine(
         # the value that broke it. Set this to False on your own machine while you debug.
         hide_parameters=True,
     )
-    _listen(engine, target)
+    _listen(engine, target, source)
     return engine
 
 
-def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
+def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | None) -> None:
     """Register event listeners that change defaults of the driver and the pool."""
     address = target.address
     # Each host has the whole connect timeout, as in libpq. asyncpg has one for all hosts, and a silent first host would
@@ -176,6 +224,11 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
     def connect(
         dialect: Dialect, record: ConnectionPoolEntry, cargs: tuple[Any, ...], cparams: dict[str, Any]
     ) -> DBAPIConnection:
+        if source is not None:
+            cparams = {**cparams, "password": await_(current_password(source, timeout=cparams["timeout"]))}
+        if closing := cparams["connection_class"].closing:
+            # They may still be connected, and PostgreSQL may have no room for more than the size of the pool.
+            await_(asyncio.wait(closing, timeout=_CLOSE))
         for attempt in sorted(attempts, key=was_silent):
             try:
                 return dialect.connect(*cargs, **(attempt | cparams))
@@ -190,6 +243,12 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl) -> None:
                     silent[attempt["dsn"]] = time.monotonic()
                 failure = error
         raise DatabaseUnavailable(f"cannot reach PostgreSQL at {address}: {describe(failure)}") from failure
+
+    if target.socket_options:
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def set_socket_options(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+            connection.driver_connection.set_socket_options(target.socket_options)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def name_a_failed_statement(context: ExceptionContext) -> None:

@@ -1,16 +1,19 @@
 """Classifies database errors by their SQLSTATE (appendix A of PostgreSQL's manual)."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from asyncpg import InvalidCachedStatementError
+from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 __all__ = [
     "READ_ONLY",
     "DatabaseUnavailable",
+    "PasswordUnavailable",
     "another_may_answer",
     "cannot_connect_now",
     "constraint_name",
@@ -20,6 +23,8 @@ __all__ = [
     "is_refused",
     "is_unavailable",
     "sqlstate",
+    "violated_reference",
+    "violates",
 ]
 
 _CANNOT_CONNECT_NOW: Final = "57P03"
@@ -69,6 +74,10 @@ class DatabaseUnavailable(Exception):
     """
 
 
+class PasswordUnavailable(DatabaseUnavailable):
+    """The function that returns the password for a new connection has failed."""
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and its causes: SQLAlchemy's error wraps the dialect's, which wraps the driver's."""
     seen: set[int] = set()
@@ -87,6 +96,18 @@ def sqlstate(error: BaseException) -> str | None:
 def constraint_name(error: BaseException) -> str | None:
     """Return the name of the violated constraint, or None for other errors."""
     return next((name for link in _chain(error) if (name := getattr(link, "constraint_name", None))), None)
+
+
+def violates(error: BaseException, constraint: str) -> bool:
+    """Return whether an error is the violation of a constraint, or of a unique index, with this name."""
+    # Citus appends the number of the shard to the names in it. Numbers begin at 102008.
+    return re.fullmatch(re.escape(constraint) + r"(_\d{6,})?", constraint_name(error) or "") is not None
+
+
+def violated_reference(error: BaseException, table: Table) -> str | None:
+    """Return the column of the table whose foreign key was violated, or None for other errors."""
+    keys = {str(key.name): key.column_keys[0] for key in table.foreign_key_constraints}
+    return next((column for name, column in keys.items() if violates(error, name)), None)
 
 
 def is_unavailable(error: BaseException) -> bool:

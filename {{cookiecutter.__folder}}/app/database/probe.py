@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database.errors import DatabaseUnavailable, describe, is_unavailable, sqlstate
+from app.database.errors import DatabaseUnavailable, PasswordUnavailable, describe, is_unavailable, sqlstate
 
 __all__ = ["DatabaseNotReady", "probe", "wait_for_database"]
 
@@ -96,9 +96,10 @@ async def wait_for_database(engine: AsyncEngine, *, tries: int = _TRIES, pause: 
     try:
         await probe(ask, tries=tries, pause=pause)
     except DatabaseUnavailable as error:
-        raise DatabaseNotReady(
-            f"DATABASE_URL: {error} (attempts: {tries}); is it running? (`make db` starts one on your own machine)"
-        ) from error
+        fix = "is it running? (`make db` starts one on your own machine)"
+        if isinstance(error, PasswordUnavailable):
+            fix = "it comes from `database_password` in app/startup.py"
+        raise DatabaseNotReady(f"DATABASE_URL: {error} (attempts: {tries}); {fix}") from error
     except (DBAPIError, OSError) as error:
         fix = _FIXES.get((sqlstate(error) or "")[:2], "check DATABASE_URL")
         raise DatabaseNotReady(f"DATABASE_URL: PostgreSQL says: {describe(error)}; {fix}") from error

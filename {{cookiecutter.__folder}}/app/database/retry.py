@@ -27,6 +27,7 @@ async def run_transaction(
     fn: Callable[[AsyncSession], Awaitable[T]],
     *,
     tries: int = 6,
+    after_response: bool = False,
     database: DatabaseSessionDependency = db_session_dependency,
 ) -> T:
     """Run a function in a transaction of its own and commit it; retry it after a conflict.
@@ -42,6 +43,8 @@ async def run_transaction(
         attempt: do these afterwards.
     tries
         Maximum number of attempts.
+    after_response
+        Whether the commit may come after the response has begun; see `DatabaseSessionDependency.session`.
     database
         Provider of the sessions; by default the service's.
 
@@ -60,7 +63,7 @@ async def run_transaction(
     for left in range(tries - 1, -1, -1):
         try:
             with span("transaction"):
-                async with database.transaction() as session:
+                async with database.transaction(after_response=after_response) as session:
                     result = await fn(session)
         except DBAPIError as error:
             if left == 0 or not is_conflict(error):

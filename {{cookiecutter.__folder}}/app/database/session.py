@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from pydantic import SecretStr
 from sqlalchemy import Select, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from app.database.engine import create_database_engine
 from app.database.internal.transaction import SessionBlock, commit_and_close, refuse_autocommit, refuse_uncommitted_work
+from app.database.password import Password
 from app.database.probe import probe
 from app.database.reader import Reader
 from app.database.replicas import Readers, Server, create_readers
@@ -53,10 +53,10 @@ class DatabaseSessionDependency:
     async def initialize(
         self,
         url: str,
-        password: str | SecretStr | None = None,
+        password: Password | None = None,
         *,
         replica_url: str | None = None,
-        replica_password: str | SecretStr | None = None,
+        replica_password: Password | None = None,
         manage_transactions: bool = True,
         **options: Any,
     ) -> None:
@@ -142,18 +142,31 @@ class DatabaseSessionDependency:
         async with self.session() as session:
             yield session
 
-    def session(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Open a session. Leaving the block ends its transaction, in requests and elsewhere."""
-        return self._block(commit_and_close if self._manage_transactions else refuse_uncommitted_work)
+    def session(self, *, after_response: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
+        """Open a session. Leaving the block ends its transaction, in requests and elsewhere.
 
-    def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Open a session that is one transaction, even if sessions are unmanaged."""
-        return self._block(commit_and_close)
+        Parameters
+        ----------
+        after_response
+            Whether the commit may come after the response has begun: in the body of a stream, in a background task.
+            The client has its 2xx by then, whether the commit succeeds or not. Outside requests it has no effect.
 
-    def _block(self, end: Callable[[Session], None]) -> SessionBlock:
+        Raises
+        ------
+        LateCommitError
+            On entering the block, if the response has begun and `after_response` is false.
+        """
+        end = commit_and_close if self._manage_transactions else refuse_uncommitted_work
+        return self._block(end, after_response)
+
+    def transaction(self, *, after_response: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
+        """Open a session that is one transaction, even if sessions are unmanaged. See `session`."""
+        return self._block(commit_and_close, after_response)
+
+    def _block(self, end: Callable[[Session], None], after_response: bool) -> SessionBlock:
         if self._sessions is None:
             raise _not_initialized()
-        return SessionBlock(self._sessions(), end)
+        return SessionBlock(self._sessions(), end, after_response=after_response)
 
     async def ping(self) -> None:
         """Query the servers, outside their pools, until one answers. Raises DBAPIError or DatabaseUnavailable."""
@@ -208,7 +221,7 @@ async def create_async_session(
     return AsyncSession(engine, expire_on_commit=False, close_resets_only=False)
 
 
-def _server(setting: str, url: str, password: str | SecretStr | None, options: dict[str, Any]) -> Server:
+def _server(setting: str, url: str, password: Password | None, options: dict[str, Any]) -> Server:
     # Readiness has its own connection, so that a busy pool does not make the service unready.
     ping_options = {"pool_size": 1, "max_overflow": 0, "isolation_level": "AUTOCOMMIT", "statement_timeout": _PING}
     return Server(

@@ -27,14 +27,15 @@ from typing import (
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Connection, Engine, Row, Table
+from sqlalchemy import Column, ColumnElement, Connection, Engine, Row, Table, Text, any_, bindparam, cast, or_
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from app.database.internal.compiled import Statements
 
-__all__ = ["SchemaMismatchError", "columns", "fetch"]
+__all__ = ["SchemaMismatchError", "columns", "fetch", "is_version"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -78,6 +79,16 @@ def columns(model: type[DeclarativeBase], response: type, /, *bodies: type) -> t
     if lines:
         raise SchemaMismatchError("\n".join(lines))
     return tuple(table.columns[name] for name, _ in _fields(response))
+
+
+def is_version(xmin: ColumnElement[int] | Any) -> ColumnElement[bool]:
+    """Return the condition that a row has one of the versions in the parameter ``if_match``, or that this is None.
+
+    In an UPDATE or DELETE it also holds against concurrent changes: PostgreSQL checks it again after it has waited for
+    the row (READ COMMITTED), or fails with 40001 (from REPEATABLE READ on).
+    """
+    versions = bindparam("if_match", type_=ARRAY(Text))
+    return or_(versions.is_(None), cast(xmin, Text) == any_(versions))
 
 
 def _fields(kind: type) -> Iterator[tuple[str, Any]]:

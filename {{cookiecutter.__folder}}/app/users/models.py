@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import DateTime, Index, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database.base import Base, uuid7
+from app.database.base import Base, Xmin, uuid7
 
 __all__ = ["EMAIL_UNIQUE", "User"]
 
@@ -28,6 +28,7 @@ class User(Base):
         DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
     )
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    xmin: Mapped[Xmin]
 
     __table_args__ = (
         # Only the database can keep e-mails unique: a check before the insert is a race. Deleted users are exempt.

@@ -13,15 +13,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.base import uuid7
-from app.database.errors import constraint_name
+from app.database.errors import violates
 from app.database.reader import Reader
-from app.database.statements import columns, fetch
-from app.errors import Conflict, NotFound
+from app.database.statements import columns, fetch, is_version
+from app.errors import Conflict, NotFound, PreconditionFailed
 from app.users.models import EMAIL_UNIQUE, User
 from app.users.schemas import NewUser, UserChanges, UserOut
 
 __all__ = [
     "EmailTaken",
+    "UserModified",
     "UserNotFound",
     "change_user",
     "count_purgeable",
@@ -34,15 +35,17 @@ __all__ = [
 
 _ACTIVE = User.deleted_at.is_(None)
 _THIS = and_(User.id == bindparam("this_id"), _ACTIVE)
+_UNCHANGED = is_version(User.xmin)
 _COLUMNS = columns(User, UserOut, NewUser, UserChanges)
 
 _ONE = select(*_COLUMNS).where(_THIS)
+_ONE_UNCHANGED = _ONE.where(_UNCHANGED)
 _FIRST_PAGE = select(*_COLUMNS).where(_ACTIVE).order_by(User.id).limit(bindparam("limit"))
 _NEXT_PAGE = _FIRST_PAGE.where(User.id > bindparam("last_id"))
 # What INSERT and UPDATE write is named by the parameters that they are run with.
 _CREATE = insert(User.__table__).returning(*_COLUMNS)
-_CHANGE = update(User.__table__).where(_THIS).returning(*_COLUMNS)
-_DELETE = update(User.__table__).where(_THIS).values(deleted_at=func.now()).returning(User.id)
+_CHANGE = update(User.__table__).where(_THIS, _UNCHANGED).returning(*_COLUMNS)
+_DELETE = update(User.__table__).where(_THIS, _UNCHANGED).values(deleted_at=func.now()).returning(User.id)
 
 
 class EmailTaken(Conflict):
@@ -50,6 +53,13 @@ class EmailTaken(Conflict):
 
     def __init__(self) -> None:
         super().__init__("Another user has this e-mail.")
+
+
+class UserModified(PreconditionFailed):
+    """The user has changed since the caller read it."""
+
+    def __init__(self) -> None:
+        super().__init__("The user has changed since you read it: get it again, and decide anew.")
 
 
 class UserNotFound(NotFound):
@@ -60,7 +70,7 @@ class UserNotFound(NotFound):
 
 
 def _translated(error: IntegrityError) -> Exception:
-    return EmailTaken() if constraint_name(error) == EMAIL_UNIQUE else error
+    return EmailTaken() if violates(error, EMAIL_UNIQUE) else error
 
 
 async def create_user(session: AsyncSession, new: NewUser) -> UserOut:
@@ -99,35 +109,49 @@ async def list_users(reader: Reader, *, limit: int, after: UUID | None = None) -
     return await reader.all(_NEXT_PAGE, UserOut, limit=limit, last_id=after)
 
 
-async def change_user(session: AsyncSession, user_id: UUID, changes: UserChanges) -> UserOut:
+async def _refusal(session: AsyncSession, user_id: UUID, if_match: list[str] | None) -> Exception:
+    if if_match is not None and await fetch(session, _ONE, UserOut, this_id=user_id):
+        return UserModified()
+    return UserNotFound(user_id)
+
+
+async def change_user(
+    session: AsyncSession, user_id: UUID, changes: UserChanges, if_match: list[str] | None = None
+) -> UserOut:
     """Change some fields of a user.
 
     Raises
     ------
     UserNotFound
         If there is none with this id.
+    UserModified
+        If it has none of the versions in ``if_match``.
     EmailTaken
         If another user has the e-mail.
     """
     try:
-        found = await fetch(session, _CHANGE if changes else _ONE, UserOut, this_id=user_id, **changes)
+        found = await fetch(
+            session, _CHANGE if changes else _ONE_UNCHANGED, UserOut, this_id=user_id, if_match=if_match, **changes
+        )
     except IntegrityError as error:
         raise _translated(error) from error
     if not found:
-        raise UserNotFound(user_id)
+        raise await _refusal(session, user_id, if_match)
     return found[0]
 
 
-async def delete_user(session: AsyncSession, user_id: UUID) -> None:
+async def delete_user(session: AsyncSession, user_id: UUID, if_match: list[str] | None = None) -> None:
     """Mark a user as deleted: it is no longer found, and its e-mail can be used again.
 
     Raises
     ------
     UserNotFound
         If there is none with this id.
+    UserModified
+        If it has none of the versions in ``if_match``.
     """
-    if not await fetch(session, _DELETE, this_id=user_id):
-        raise UserNotFound(user_id)
+    if not await fetch(session, _DELETE, this_id=user_id, if_match=if_match):
+        raise await _refusal(session, user_id, if_match)
 
 
 async def count_purgeable(reader: Reader, *, deleted_for: timedelta) -> int:

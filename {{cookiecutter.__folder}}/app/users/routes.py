@@ -9,6 +9,7 @@ from app.auth.dependencies import requires
 from app.database.retry import run_transaction
 from app.dependencies import DbReader, DbSession
 from app.docs import header
+from app.etag import ETAG, IfMatch, IfNoneMatch, tagged
 from app.idempotency.dependencies import once
 from app.pagination import Cursor, Limit, cut
 from app.problems import problem_responses
@@ -23,30 +24,34 @@ _READ = requires("users:read")
 _WRITE = requires("users:write")
 
 
-@router.get("/{user_id}", dependencies=_READ, responses=problem_responses(404, 422))
-async def get_user(user_id: UUID, reader: DbReader) -> UserOut:
+@router.get(
+    "/{user_id}",
+    dependencies=_READ,
+    responses=header(200, ETag=ETAG) | header(304, ETag=ETAG) | problem_responses(404, 422),
+)
+async def get_user(user_id: UUID, reader: DbReader, response: Response, if_none_match: IfNoneMatch = None) -> UserOut:
     """Get a user."""
-    return await repository.get_user(reader, user_id)
+    return tagged(await repository.get_user(reader, user_id), response, if_none_match)
 
 
 @router.post(
     "",
     status_code=201,
     dependencies=_WRITE,
-    responses=header(201, "Location", "URL of the new user.") | problem_responses(400, 409, 413, 422),
+    responses=header(201, Location="URL of the new user.", ETag=ETAG) | problem_responses(400, 409, 413, 422),
 )
 @once
 async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut:
     """Create a user."""
     created = await repository.create_user(session, new)
     response.headers["Location"] = f"{request.scope['path']}/{created.id}"
-    return created
+    return tagged(created, response)
 
 
 @router.get(
     "",
     dependencies=_READ,
-    responses=header(200, "Link", 'URL of the next page, as rel="next".') | problem_responses(422),
+    responses=header(200, Link='URL of the next page, as rel="next".') | problem_responses(422),
 )
 async def list_users(
     reader: DbReader,
@@ -61,16 +66,25 @@ async def list_users(
     return UserPage(*cut(found, limit, request, response))
 
 
-@router.patch("/{user_id}", dependencies=_WRITE, responses=problem_responses(400, 404, 409, 413, 422))
-async def change_user(user_id: UUID, changes: UserChanges) -> UserOut:
+@router.patch(
+    "/{user_id}",
+    dependencies=_WRITE,
+    responses=header(200, ETag=ETAG) | problem_responses(400, 404, 409, 412, 413, 422),
+)
+async def change_user(user_id: UUID, changes: UserChanges, response: Response, if_match: IfMatch = None) -> UserOut:
     """Change some fields of a user."""
     # Under SERIALIZABLE, two concurrent changes may conflict: one of them is retried here, and its client gets no 503.
-    return await run_transaction(lambda session: repository.change_user(session, user_id, changes))
+    changed = await run_transaction(lambda session: repository.change_user(session, user_id, changes, if_match))
+    return tagged(changed, response)
 
 
 @router.delete(
-    "/{user_id}", status_code=204, response_class=Response, dependencies=_WRITE, responses=problem_responses(404, 422)
+    "/{user_id}",
+    status_code=204,
+    response_class=Response,
+    dependencies=_WRITE,
+    responses=problem_responses(404, 412, 422),
 )
-async def delete_user(user_id: UUID, session: DbSession) -> None:
+async def delete_user(user_id: UUID, if_match: IfMatch = None) -> None:
     """Delete a user. Its e-mail can be used again at once."""
-    await repository.delete_user(session, user_id)
+    await run_transaction(lambda session: repository.delete_user(session, user_id, if_match))

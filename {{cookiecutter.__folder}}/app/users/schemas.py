@@ -7,8 +7,11 @@ from typing import Annotated
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
+
+from app.etag import RowVersion
+from app.fields import ShortText
 
 __all__ = ["NewUser", "UserChanges", "UserOut", "UserPage"]
 
@@ -23,23 +26,12 @@ def _check_email(value: str) -> str:
     return unicodedata.normalize("NFC", value)  # one spelling of "é", so that the unique index sees it
 
 
-def _check_text(value: str) -> str:
-    if "\0" in value:  # valid in JSON, but PostgreSQL stores no such text
-        raise ValueError("must not contain a NUL character")
-    return value
-
-
 Email = Annotated[
     str,
     AfterValidator(_check_email),
     Field(max_length=254, json_schema_extra={"format": "email"}, examples=["ada@example.com"]),
 ]
-Name = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
-    AfterValidator(_check_text),
-    Field(examples=["Ada Lovelace"]),
-]
+Name = Annotated[ShortText, Field(examples=["Ada Lovelace"])]
 
 
 class NewUser(BaseModel):
@@ -72,6 +64,7 @@ class UserOut:
     name: str
     created_at: datetime
     updated_at: datetime
+    xmin: RowVersion
 
 
 @dataclass(slots=True)

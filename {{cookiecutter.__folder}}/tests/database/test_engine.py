@@ -1,6 +1,7 @@
 """How the service connects, and what it does where a connection is lost or a schema is its own."""
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -250,6 +251,45 @@ async def test_a_server_without_tls_is_not_waited_for_where_tls_is_required(data
     engine = create_database_engine(f"{database_url}?sslmode=require")
     with pytest.raises(ConnectionError, match="rejected SSL upgrade"):
         await engine.connect()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("keepalives=1", {"SO_KEEPALIVE": 1}),
+        (
+            "keepalives_idle=31&keepalives_interval=7&keepalives_count=4",
+            {"SO_KEEPALIVE": 1, "TCP_KEEPIDLE": 31, "TCP_KEEPINTVL": 7, "TCP_KEEPCNT": 4},
+        ),
+        ("keepalives=0&keepalives_count=4", {"SO_KEEPALIVE": 0, "TCP_KEEPCNT": None}),
+        ("keepalives_count=0", {"SO_KEEPALIVE": 1, "TCP_KEEPCNT": None}),
+        ("tcp_user_timeout=5000", {"TCP_USER_TIMEOUT": 5000}),
+    ],
+)
+async def test_the_socket_has_the_options_of_the_url(
+    database_url: str, parameters: str, expected: dict[str, int | None]
+) -> None:
+    """As in libpq, where 0 is the system's own default."""
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        for name, value in expected.items():
+            if value is None:
+                expected[name] = plain.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+    engine = create_database_engine(f"{database_url}?{parameters}")
+    async with engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        own = driver._transport.get_extra_info("socket")
+        levels = {"SO_KEEPALIVE": socket.SOL_SOCKET}
+        found = {name: own.getsockopt(levels.get(name, socket.IPPROTO_TCP), getattr(socket, name)) for name in expected}
+    assert found == expected
+    await engine.dispose()
+
+
+async def test_a_connect_timeout_of_0_in_the_url_is_none(silent_server: str) -> None:
+    engine = create_database_engine(f"{silent_server}?connect_timeout=0", connect_timeout=0.01)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await engine.connect()
+    await engine.dispose()
 
 
 async def test_behind_pgbouncer_nothing_is_prepared_and_no_time_limit_is_sent(database_url: str) -> None:

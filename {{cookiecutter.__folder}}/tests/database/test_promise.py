@@ -10,8 +10,7 @@ from typing import Annotated
 
 import httpx2
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
-from fastapi.responses import StreamingResponse
+from fastapi import Depends, FastAPI, HTTPException
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -257,32 +256,6 @@ async def test_a_job_that_a_handler_starts_may_commit_after_the_response(
     answered.set()
     await jobs[0]
     assert await stored(session)
-
-
-async def test_sessions_of_background_tasks_and_streamed_bodies_commit_after_the_response(
-    app: FastAPI, client: httpx2.AsyncClient, session: AsyncSession
-) -> None:
-    """Each opens its own, once the response has begun."""
-
-    async def later() -> None:
-        async with db_session_dependency.session() as own:
-            await write(own)
-
-    @app.post("/task")
-    async def task(tasks: BackgroundTasks, session: DbSession) -> None:
-        tasks.add_task(later)
-
-    @app.post("/stream")
-    async def stream(session: DbSession) -> StreamingResponse:
-        async def body() -> AsyncIterator[str]:
-            async with db_session_dependency.session() as own:
-                yield (await own.scalars(select(Thing.name))).one()
-
-        return StreamingResponse(body())
-
-    assert (await client.post("/task")).status_code == 200
-    assert await stored(session)
-    assert (await client.post("/stream")).text == "Ada"
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.users.models import User
+from app.users.models import EMAIL_UNIQUE, User
 
 
 async def create(client: httpx2.AsyncClient, email: str = "ada@example.com", name: str = "Ada") -> dict[str, Any]:
@@ -46,6 +46,16 @@ async def test_an_email_is_taken_in_either_spelling_of_an_accent(client: httpx2.
         "/users", json={"email": "\N{LATIN SMALL LETTER E WITH ACUTE}@example.com", "name": "B"}
     )
     assert response.status_code == 409
+
+
+async def test_an_email_is_taken_where_the_index_has_the_number_of_a_shard(
+    client: httpx2.AsyncClient, session: AsyncSession
+) -> None:
+    """As in Citus, which names the constraints of its shards like this."""
+    await session.execute(text(f"ALTER INDEX {EMAIL_UNIQUE} RENAME TO {EMAIL_UNIQUE}_102011"))
+    await session.commit()
+    await create(client)
+    assert (await client.post("/users", json={"email": "ada@example.com", "name": "B"})).status_code == 409
 
 
 async def test_the_openapi_document_says_what_an_email_is(client: httpx2.AsyncClient) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database.errors import DatabaseUnavailable
-from app.database.internal.options import IDLE_IN_TRANSACTION, EngineOptions
+from app.database.internal.options import CONNECTION_CHECK, IDLE_IN_TRANSACTION, EngineOptions
 
 __all__ = ["warn_of_limits"]
 
@@ -27,7 +27,7 @@ _CONNECTIONS: Final = text("""
 """)
 _TIME_LIMITS: Final = text("""
     SELECT quote_ident(current_user), current_setting('statement_timeout'),
-        current_setting('idle_in_transaction_session_timeout')
+        current_setting('idle_in_transaction_session_timeout'), current_setting('client_connection_check_interval')
 """)
 
 
@@ -64,10 +64,11 @@ def _connections(options: EngineOptions, room: int, own_room: int, in_use: int) 
     return None
 
 
-def _time_limits(options: EngineOptions, role: str, statement: str, idle: str) -> str | None:
+def _time_limits(options: EngineOptions, role: str, statement: str, idle: str, check: str) -> str | None:
     wanted = {
         "statement_timeout": (statement, f"{options.statement_timeout:.10g}s"),
         "idle_in_transaction_session_timeout": (idle, IDLE_IN_TRANSACTION),
+        "client_connection_check_interval": (check, CONNECTION_CHECK),
     }
     missing = {name: limit for name, (current, limit) in wanted.items() if current == "0"}
     if not missing or not options.statement_timeout:

@@ -5,10 +5,14 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-__all__ = ["IDLE_IN_TRANSACTION", "EngineOptions", "IsolationLevel"]
+__all__ = ["CONNECTION_CHECK", "IDLE_IN_TRANSACTION", "EngineOptions", "IsolationLevel"]
 
 IDLE_IN_TRANSACTION: Final = "60s"
 """Time after which the server ends an idle transaction: its locks would block others."""
+
+CONNECTION_CHECK: Final = "1s"
+"""How often the server checks, while a statement runs, whether its client is still connected. Without it, the statement
+of a killed worker would run to its end."""
 
 IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
@@ -51,9 +55,11 @@ class EngineOptions:
     """Time limit of one statement; 0: none. The server enforces it, and a second later the driver, in case the server
     is silent. Unless it is 0, the server also ends transactions that are idle for a minute."""
 
-    pooler: Literal["none", "pgbouncer"] = "none"
+    pooler: Literal["none", "pgbouncer", "pgbouncer-prepared"] = "none"
     """``pgbouncer`` if PgBouncer, in transaction mode, is between the service and PostgreSQL. It accepts no time limits
-    when a connection starts, so set them for the role: ``ALTER ROLE … SET statement_timeout = '30s'``."""
+    when a connection starts, so set them for the role: ``ALTER ROLE … SET statement_timeout = '30s'``. With
+    ``pgbouncer-prepared`` statements are prepared as without it: for PgBouncer 1.21 or later, whose
+    ``max_prepared_statements`` is not 0."""
 
     pool_size: Annotated[int, Field(ge=1)] = 15
     """Connections each worker keeps open. Workers x (size + overflow) must stay below ``max_connections``."""
@@ -62,8 +68,10 @@ class EngineOptions:
     """Additional connections under load. Each is closed when it is returned, and a new one opened for the next request:
     that costs a busy service a third of its throughput. Increase ``pool_size`` instead."""
 
-    pool_timeout: Annotated[float, Field(gt=0)] = 30
-    """How long a request waits for a free connection before it gets a 503."""
+    pool_timeout: Annotated[float, Field(gt=0)] = 0.5
+    """How long a request waits for a free connection before it gets a 503; twice as long if a queue has just begun. If
+    it would wait in vain, it gets the 503 at once. A longer limit makes an overload worse: requests wait until their
+    clients have gone, and none is answered in time."""
 
     pool_recycle: Annotated[int, Field(ge=-1)] = -1
     """Age at which a connection is replaced when it is next checked out; -1: never."""

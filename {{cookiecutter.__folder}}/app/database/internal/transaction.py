@@ -4,9 +4,10 @@ The promise is that a response with status 2xx means a committed transaction.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
+from inspect import isasyncgenfunction, isgeneratorfunction, unwrap
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "refuse_autocommit",
     "refuse_uncommitted_work",
     "watch_sessions",
+    "yields",
 ]
 
 
@@ -43,18 +45,25 @@ class SessionBlock(AbstractAsyncContextManager[AsyncSession]):
         Session for the block.
     end
         Function that ends the transaction of a successful block, and closes the session.
+    after_response
+        Whether the commit may come after the response has begun.
+
+    Raises
+    ------
+    LateCommitError
+        On entering the block, if the response has begun and `after_response` is false.
     """
 
     # A class, since a generator would make a whole request 8 % slower.
 
-    def __init__(self, session: AsyncSession, end: Callable[[Session], None]) -> None:
+    def __init__(self, session: AsyncSession, end: Callable[[Session], None], *, after_response: bool = False) -> None:
         self._session = session
         self._end = end
+        self._request = None if after_response else _request.get()
 
     async def __aenter__(self) -> AsyncSession:
-        self._task = asyncio.current_task()
-        self._tasks = _with_sessions.get()
-        self._tasks.append(self._task)
+        if self._request is not None:
+            self._task = self._request.add_session()
         return self._session
 
     async def __aexit__(
@@ -66,7 +75,8 @@ class SessionBlock(AbstractAsyncContextManager[AsyncSession]):
                 await self._session.run_sync(self._end)
                 closed = True
         finally:
-            self._tasks.remove(self._task)
+            if self._request is not None:
+                self._request.with_session.remove(self._task)
             if not closed:
                 # Rolls back and closes, even while the task is being cancelled.
                 await self._session.__aexit__(kind, error, traceback)
@@ -103,33 +113,75 @@ def refuse_uncommitted_work(session: Session) -> None:
     session.close()
 
 
-_OUTSIDE: list[asyncio.Task[Any] | None] = []
-"""Tasks with an open session, outside requests."""
+def yields(handler: Callable[..., Any] | None) -> bool:
+    """Return whether a handler is a generator, which runs while its response is sent, with its session closed."""
+    function = unwrap(handler) if handler else None
+    return isasyncgenfunction(function) or isgeneratorfunction(function)
 
-_with_sessions = ContextVar("_with_sessions", default=_OUTSIDE)
-"""Tasks with an open session in the current request."""
+
+class _Request:
+    """One request, and its sessions that must be committed before its response."""
+
+    def __init__(self, scope: Mapping[str, Any]) -> None:
+        self._scope = scope
+        self._answering = [asyncio.current_task()]
+        """Tasks that run the handler and send its response: Starlette sends a stream from a task of its own."""
+        self._has_begun = False
+        self.with_session: list[asyncio.Task[Any] | None] = []
+        """Tasks with an open session."""
+
+    def add_session(self) -> asyncio.Task[Any] | None:
+        """Note that the current task opens a session."""
+        task = asyncio.current_task()
+        # FastAPI produces server-sent events in yet another task. Any other task was started by the handler, which may
+        # let it commit whenever it likes.
+        if self._has_begun if task in self._answering else yields(self._scope.get("endpoint")):
+            raise LateCommitError(
+                "the response has begun, so a commit that fails from here on cannot change its status: write before "
+                "it, in a handler that returns (`session: DbSession`); read with `reader: DbReader`; or, if the client "
+                "is not to rely on this write, `async with db_session_dependency.session(after_response=True)`"
+            )
+        self.with_session.append(task)
+        return task
+
+    def refuse_open_session(self) -> None:
+        """Let the response begin, or a message of a web socket be sent."""
+        task = asyncio.current_task()
+        if task not in self._answering:
+            self._answering.append(task)
+        if any(task in self._answering for task in self.with_session):
+            raise LateCommitError(
+                "a session is still open when the client is answered, and would be committed after that: in a handler "
+                "or a dependency, write `session: DbSession` (from app.dependencies); in a web socket, send the "
+                "message after the block of `async with db_session_dependency.session()`"
+            )
+        self._has_begun = self._scope["type"] == "http"  # each message of a web socket is an answer of its own
 
 
-def watch_sessions() -> Callable[[], None]:
-    """Watch the sessions of a request. Return a function to call before its response is sent.
+_request: ContextVar[_Request | None] = ContextVar("_request", default=None)
+
+
+@contextmanager
+def watch_sessions(scope: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
+    """Watch the sessions of a request. Yield a function to call before its response, or each message, is sent.
+
+    Parameters
+    ----------
+    scope
+        ASGI scope of the request.
 
     Raises
     ------
     LateCommitError
         By that function, if the current task has an open session, which would be committed after the response.
     """
-    tasks: list[asyncio.Task[Any] | None] = []
-    _with_sessions.set(tasks)
-
-    def refuse_open_session() -> None:
-        if tasks and asyncio.current_task() in tasks:  # other tasks, such as a job of the handler, may
-            raise LateCommitError(
-                "a session is still open when the response is sent, and would be committed after it: in a handler "
-                "or a dependency, write `session: DbSession` (from app.dependencies); in a background task or the "
-                "body of a stream, open a new session with `async with db_session_dependency.session()`"
-            )
-
-    return refuse_open_session
+    request = _Request(scope)
+    token = _request.set(request)
+    try:
+        yield request.refuse_open_session
+    finally:
+        # A client in the same process, as in tests, calls the service in its own context.
+        _request.reset(token)
 
 
 def refuse_autocommit(options: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from app.database.internal.options import EngineOptions
 from app.startup import open_database
 from tests.commands import database_name
 
-LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout")
+LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout", "client_connection_check_interval")
 
 
 async def warnings(engine: AsyncEngine, **options: object) -> list[str]:
@@ -88,6 +88,7 @@ async def test_behind_a_pooler_a_role_without_time_limits_is_named_with_the_comm
     commands = {
         "statement_timeout": f"ALTER ROLE {name} SET statement_timeout = '12.5s'",
         "idle_in_transaction_session_timeout": f"ALTER ROLE {name} SET idle_in_transaction_session_timeout = '60s'",
+        "client_connection_check_interval": f"ALTER ROLE {name} SET client_connection_check_interval = '1s'",
     }
     missing = [command for limit, command in commands.items() if limit not in limited]
     assert [line.split("run ")[1] for line in lines] == ([f"`{'; '.join(missing)}`"] if missing else [])

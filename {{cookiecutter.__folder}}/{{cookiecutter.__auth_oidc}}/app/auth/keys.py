@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 class KeysUnavailable(Exception):
-    """The provider does not answer, and the token's key is unknown, so the token cannot be verified.
+    """The token's key is unknown, and the provider cannot be asked at present, so the token cannot be verified.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class KeysUnavailable(Exception):
     """
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("the provider's keys cannot be fetched")
+        super().__init__("the token's key is unknown, and the provider's keys cannot be fetched now")
         self.retry_after = retry_after
 
 
@@ -66,9 +66,7 @@ class Keys:
         self._timeout = timeout
         self._keys: dict[tuple[str, str], PyJWK] = {}
         self._running: asyncio.Task[None] | None = None
-        self._next: asyncio.Task[None] | None = None
         self._started = -inf  # on the clock of time.monotonic
-        self._failed = False
         self.generation = 0
         """Number of successful fetches. Tokens that were verified before the newest one must be verified again."""
 
@@ -78,54 +76,46 @@ class Keys:
         Raises
         ------
         KeysUnavailable
-            If the key is not known and the provider does not answer.
+            If the key is not known, and the provider does not answer or was asked a moment ago. Tokens with invented
+            keys thus hold nobody up: no request waits for a pause.
         """
         name = key_id, algorithm
-        if name not in self._keys and self._running:  # this fetch may bring it
-            await asyncio.shield(self._running)
-        # Only a fetch that begins after the token has arrived can show that there is no such key.
-        if name not in self._keys:
-            await asyncio.shield(self._fetch_next())
-        elif time.monotonic() - self._started > self._max_age:
-            self.refresh()
+        age = time.monotonic() - self._started
+        if name in self._keys:
+            if age > self._max_age:
+                self.refresh()
+            return self._keys[name]
+        running = self._running
+        if running is None and age < self._pause:
+            raise KeysUnavailable(self._pause - age)
+        await asyncio.shield(running or self.refresh())
+        # Only a fetch that began after the token had arrived can show that there is no such key.
+        if name not in self._keys and running is not None:
+            raise KeysUnavailable(self._pause)
         return self._keys.get(name)
 
-    def refresh(self) -> None:
-        """Fetch the keys in the background."""
-        self._fetch_next()
+    def refresh(self) -> asyncio.Task[None]:
+        """Fetch the keys in the background, and return the task that does it."""
+        if self._running is None:
+            self._started = time.monotonic()
+            self._running = asyncio.create_task(self._fetch())
+            # Retrieve the exception even if no request waits for it any more: asyncio would log it.
+            self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._running
 
     async def aclose(self) -> None:
-        """Cancel running fetches."""
-        tasks = [task for task in (self._running, self._next) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _fetch_next(self) -> asyncio.Task[None]:
-        if self._next is None:
-            self._next = asyncio.create_task(self._fetch())
-            # Retrieve the exception even if no request waits for it any more: asyncio would log it.
-            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return self._next
+        """Cancel a running fetch."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
 
     async def _fetch(self) -> None:
-        if self._running:
-            await asyncio.wait({self._running})
-        wait = self._started + self._pause - time.monotonic()
-        if wait > 0 and self._failed:
-            self._next = None
-            raise KeysUnavailable(wait)
-        await asyncio.sleep(wait)
-        self._running, self._next = self._next, None  # later requests wait for this fetch, or start another
-        self._started = time.monotonic()
         try:
             keys = await asyncio.to_thread(self._load)
         except (OSError, HTTPException, ValueError, TypeError, AttributeError) as error:
-            self._failed = True
             _log.warning("cannot fetch the keys of AUTH_ISSUER", issuer=self._issuer, reason=str(error))
             raise KeysUnavailable(self._pause) from None
         else:
-            self._failed = False
             self._keys = keys
             self.generation += 1
         finally:

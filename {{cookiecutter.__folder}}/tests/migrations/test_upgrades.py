@@ -1,12 +1,10 @@
 """Migrations, by Alembic's own command line."""
 
 import asyncio
-import shutil
 import subprocess
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import alembic.command
 import alembic.config
@@ -18,72 +16,13 @@ import app.main  # noqa: F401  # brings all models
 from app.database.base import Base
 from app.metadata import NAME
 from tests.commands import PROJECT, database_name, environment, newest_revision, run
-
-TABLES = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information)' ORDER BY 1"
+from tests.migrations.databases import OUTSIDE, TABLES, execute, fetch, relations, tables
 
 Alembic = Callable[..., None]
-_OUTSIDE = "with op.get_context().autocommit_block():\n    "
-"""Start of a block whose statements are outside of a transaction."""
-
-
-@pytest.fixture
-def alembic_command(monkeypatch: pytest.MonkeyPatch) -> Alembic:
-    """Run Alembic in this process, which spares the start of one."""
-
-    def call(*arguments: str, **env: str) -> None:
-        for name, value in env.items():
-            monkeypatch.setenv(name, value)
-        alembic.config.main(["-c", str(PROJECT / "pyproject.toml"), *arguments])
-
-    return call
-
-
-def execute(url: str, *statements: str) -> None:
-    async def execute_all() -> None:
-        connection = await asyncpg.connect(url)
-        for statement in statements:
-            await connection.execute(statement)
-        await connection.close()
-
-    asyncio.run(execute_all())
 
 
 def in_schema(schema: str) -> list[str]:
     return sorted(f"{schema}.{table}" for table in ("alembic_version", *Base.metadata.tables))
-
-
-def tables(url: str) -> list[str]:
-    return _fetch(url, TABLES)
-
-
-def relations(url: str) -> list[str]:
-    return _fetch(url, "SELECT relnamespace::regnamespace || '.' || relname FROM pg_class")
-
-
-def _fetch(url: str, query: str) -> list[str]:
-    async def fetch() -> list[str]:
-        connection = await asyncpg.connect(url)
-        rows = await connection.fetch(query)
-        await connection.close()
-        return [row[0] for row in rows]
-
-    return asyncio.run(fetch())
-
-
-@pytest.fixture
-def with_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], list[str]]:
-    """Write a newest revision, and give the start of a command that knows it."""
-
-    def write(upgrade: str) -> list[str]:
-        shutil.copytree(PROJECT / "migrations", tmp_path / "migrations")
-        shutil.copy(PROJECT / "pyproject.toml", tmp_path)
-        (tmp_path / "migrations" / "versions" / "newest.py").write_text(
-            f"from alembic import op\nrevision = 'newest'\ndown_revision = {newest_revision()!r}\n\n{upgrade}"
-        )
-        monkeypatch.setattr("app.database.internal.revision.PROJECT_FILE", tmp_path / "pyproject.toml")
-        return ["-c", str(tmp_path / "pyproject.toml")]
-
-    return write
 
 
 def test_upgrade_downgrade_upgrade_and_no_drift(empty_database_url: str, alembic_command: Alembic) -> None:
@@ -179,7 +118,7 @@ def test_the_revision_of_newer_code_can_be_replaced(database_url: str, alembic_c
     """After a return to old code for good. Only an upgrade has nothing to do."""
     execute(database_url, "UPDATE alembic_version SET version_num = 'from_the_future'")
     alembic_command("stamp", "--purge", "head", DATABASE_URL=database_url)
-    assert _fetch(database_url, "SELECT version_num FROM alembic_version") == [newest_revision()]
+    assert fetch(database_url, "SELECT version_num FROM alembic_version") == [newest_revision()]
 
 
 def test_a_migration_that_fails_leaves_the_ones_before_it(
@@ -189,7 +128,7 @@ def test_a_migration_that_fails_leaves_the_ones_before_it(
     command = with_revision("def upgrade():\n    op.execute('CREATE TABLE a (b int)')\n    raise ZeroDivisionError\n")
     assert run("env", "alembic", *command, "upgrade", "head", database_url=empty_database_url).returncode == 1
     assert tables(empty_database_url) == in_schema("public")
-    assert _fetch(empty_database_url, "SELECT version_num FROM alembic_version") == [newest_revision()]
+    assert fetch(empty_database_url, "SELECT version_num FROM alembic_version") == [newest_revision()]
 
 
 def test_a_program_can_migrate(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,14 +151,14 @@ def test_a_migration_has_no_time_limit_and_is_named_in_the_list_of_connections(
     env = {"database_url": database_url, "DATABASE_STATEMENT_TIMEOUT": "0.1"}
     done = run("env", "alembic", *command, "upgrade", "head", **env)
     assert done.returncode == 0, done.stderr
-    assert _fetch(database_url, "SELECT own_name FROM named") == [f"{NAME} migrations"]
+    assert fetch(database_url, "SELECT own_name FROM named") == [f"{NAME} migrations"]
 
 
 def test_what_a_migration_runs_outside_of_a_transaction_has_no_time_limit(
     database_url: str, with_revision: Callable[[str], list[str]]
 ) -> None:
     execute(database_url, f"ALTER DATABASE {database_name(database_url)} SET statement_timeout = '100ms'")
-    command = with_revision(f"def upgrade():\n    {_OUTSIDE}    op.execute('SELECT pg_sleep(0.2)')\n")
+    command = with_revision(f"def upgrade():\n    {OUTSIDE}    op.execute('SELECT pg_sleep(0.2)')\n")
     done = run("env", "alembic", *command, "upgrade", "head", database_url=database_url)
     assert done.returncode == 0, done.stderr
 
@@ -232,31 +171,16 @@ def test_all_constraints_have_the_name_that_the_models_give_them(database_url: s
         "SELECT conname FROM pg_constraint WHERE contype <> 'n' AND connamespace = 'public'::regnamespace "
         "AND conrelid::regclass::text NOT IN ('alembic_version', 'things')"
     )
-    assert sorted(_fetch(database_url, query)) == sorted(filter(None, named))
+    assert sorted(fetch(database_url, query)) == sorted(filter(None, named))
     assert {f"pk_{name}" for name in Base.metadata.tables} <= set(named)
-
-
-def test_a_migration_gives_up_on_a_lock_that_somebody_holds(database_url: str, alembic_command: Alembic) -> None:
-    """Else all that come after it would wait as well, for as long as that takes."""
-
-    async def downgrade_while_read() -> None:
-        connection = await asyncpg.connect(database_url)
-        async with connection.transaction():
-            await connection.execute("LOCK TABLE alembic_version IN EXCLUSIVE MODE")
-            with pytest.raises(SystemExit) as raised:
-                await asyncio.to_thread(alembic_command, "downgrade", "base", DATABASE_URL=database_url)
-            assert raised.value.code == 1
-        await connection.close()
-
-    asyncio.run(downgrade_while_read())
 
 
 @pytest.mark.parametrize(
     ("statements", "is_run"),
     [
-        (f"{_OUTSIDE}    op.execute('CREATE INDEX CONCURRENTLY by_name ON users (name)')", False),
-        (f"{_OUTSIDE}    op.execute('CREATE INDEX by_name ON mine.alembic_version (version_num)')", True),
-        (f"{_OUTSIDE}    op.create_index('by_name', 'alembic_version', ['version_num'])", True),
+        (f"{OUTSIDE}    op.execute('CREATE INDEX CONCURRENTLY by_name ON users (name)')", False),
+        (f"{OUTSIDE}    op.execute('CREATE INDEX by_name ON mine.alembic_version (version_num)')", True),
+        (f"{OUTSIDE}    op.create_index('by_name', 'alembic_version', ['version_num'])", True),
         ("op.execute('CREATE INDEX by_name ON alembic_version (version_num)')", True),
     ],
 )
@@ -318,7 +242,7 @@ def test_offline_sql_is_what_the_migration_says(
     assert printed.count("BEGIN;") == 1 + len(list((PROJECT / "migrations" / "versions").glob("*.py")))
     execute(empty_database_url, printed)
     assert "public.uq_c_n" in relations(empty_database_url)
-    assert _fetch(empty_database_url, "SELECT n::text FROM c") == ["5"]
+    assert fetch(empty_database_url, "SELECT n::text FROM c") == ["5"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""The pool's queue: requests get connections in the order in which they came, and none waits longer than is useful.
+
+SQLAlchemy's queue lets a new request overtake the waiting ones: under load most requests are quick, and some never end.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.util import await_
+from sqlalchemy.util.queue import Empty, Full, QueueCommon
+
+__all__ = ["Pool"]
+
+T = TypeVar("T")
+
+_SMOOTHING: Final = 0.125
+"""Weight of the newest interval between two connections in their average, as in TCP's estimate of a round trip."""
+
+
+class _Queue(QueueCommon[T]):
+    """Connections that are idle, or requests that wait for one.
+
+    A request waits at most for the timeout. In the first moments of a queue it may wait up to twice as long, since a
+    burst passes by itself. A request that would wait in vain is refused at once: connections are returned at a known
+    rate, and it knows how many requests are before it.
+    """
+
+    def __init__(self, maxsize: int = 0, use_lifo: bool = False) -> None:
+        self.maxsize = maxsize
+        self.use_lifo = use_lifo
+        self._items: deque[T] = deque()
+        self._waiting: OrderedDict[asyncio.Future[T | None], None] = OrderedDict()
+        self._began = 0.0  # when the first of the waiting requests came, on the clock of the loop
+        self._returned = 0.0  # when the last connection was returned
+        self._interval = 0.0  # average time between two of these
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        if self._items:
+            return self._items.pop() if self.use_lifo else self._items.popleft()
+        if not block or timeout is None:
+            raise Empty
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if not self._waiting:
+            self._began = self._returned = now
+        deadline = max(now + timeout, self._began + 2 * timeout)
+        if now + len(self._waiting) * self._interval > deadline:
+            raise Empty
+        waiter: asyncio.Future[T | None] = loop.create_future()
+        self._waiting[waiter] = None
+        timer = loop.call_at(deadline, _answer, waiter, None)
+        try:
+            item = await_(waiter)
+        except BaseException:  # the request is cancelled, perhaps just after it has got a connection
+            if waiter.done() and not waiter.cancelled() and (item := waiter.result()) is not None:
+                self.put(item)
+            raise
+        finally:
+            timer.cancel()
+            self._waiting.pop(waiter, None)
+        if item is None:
+            raise Empty
+        return item
+
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+        if self._waiting:
+            now = asyncio.get_running_loop().time()
+            self._interval += (now - self._returned - self._interval) * _SMOOTHING
+            self._returned = now
+        while self._waiting:
+            if _answer(self._waiting.popitem(last=False)[0], item):
+                return
+        if self.full():
+            raise Full
+        self._items.append(item)
+
+    def get_nowait(self) -> T:
+        return self.get(block=False)
+
+    def put_nowait(self, item: T) -> None:
+        self.put(item, block=False)
+
+    def qsize(self) -> int:
+        return len(self._items)
+
+    def empty(self) -> bool:
+        return not self._items
+
+    def full(self) -> bool:
+        return len(self._items) >= self.maxsize
+
+
+def _answer(waiter: asyncio.Future[T | None], item: T | None) -> bool:
+    if waiter.done():  # it is cancelled, or its time is over
+        return False
+    waiter.set_result(item)
+    return True
+
+
+class Pool(AsyncAdaptedQueuePool):
+    """SQLAlchemy's pool, with a fair queue."""
+
+    __module__ = AsyncAdaptedQueuePool.__module__  # SQLAlchemy names its logger after this
+    _queue_class: type[QueueCommon[Any]] = _Queue

@@ -1,0 +1,91 @@
+"""Each revision can be undone and applied again, with rows in the tables.
+
+A downgrade that does nothing says in a comment that it is meant, ``# nothing to undo: why``. One that cannot be
+written, since nobody can bring the data back, raises NotImplementedError; then it is not tried.
+"""
+
+import ast
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import Script, ScriptDirectory
+
+from tests.commands import PROJECT
+from tests.migrations.databases import execute, fetch
+from tests.migrations.rows import insert_rows
+
+Alembic = Callable[..., None]
+
+REVISIONS = list(ScriptDirectory.from_config(Config(toml_file=PROJECT / "pyproject.toml")).walk_revisions())[::-1]
+
+_SCHEMA = """
+    WITH tables AS (
+        SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname !~ 'alembic_version'
+    )
+    SELECT format('%s.%s %s %s %s', attrelid::regclass, attname, format_type(atttypid, atttypmod), attnotnull,
+            pg_get_expr(adbin, adrelid))
+        FROM tables JOIN pg_attribute ON attrelid = oid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE attnum > 0 AND NOT attisdropped
+    UNION ALL SELECT format('%s %s %s', conrelid::regclass, conname, pg_get_constraintdef(pg_constraint.oid))
+        FROM tables JOIN pg_constraint ON conrelid = tables.oid
+    UNION ALL SELECT format('%s %s', pg_get_indexdef(indexrelid), indisvalid)
+        FROM tables JOIN pg_index ON indexrelid = oid
+    UNION ALL SELECT pg_get_triggerdef(pg_trigger.oid) FROM tables JOIN pg_trigger ON tgrelid = tables.oid
+        WHERE NOT tgisinternal
+    UNION ALL SELECT pg_get_functiondef(oid) FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace AND prokind IN ('f', 'p')
+    UNION ALL SELECT format('%s %s', enumtypid::regtype, enumlabel) FROM pg_enum
+    ORDER BY 1
+"""
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+
+
+def function(script: Script, name: str) -> ast.FunctionDef:
+    tree = ast.parse(Path(script.path).read_text(encoding="utf-8"))
+    (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return found
+
+
+def does_nothing(node: ast.FunctionDef) -> bool:
+    """Return whether a function has only a docstring and ``pass``."""
+    return all(isinstance(part, ast.Pass | ast.Expr) and not _calls(part) for part in node.body)
+
+
+def _calls(node: ast.AST) -> bool:
+    return any(isinstance(part, ast.Call) for part in ast.walk(node))
+
+
+def cannot_be_undone(script: Script) -> bool:
+    raised = (part for part in ast.walk(function(script, "downgrade")) if isinstance(part, ast.Raise))
+    return any("NotImplementedError" in ast.unparse(part) for part in raised)
+
+
+@pytest.mark.parametrize("script", REVISIONS, ids=lambda script: script.revision)
+def test_a_downgrade_that_does_nothing_says_that_it_is_meant(script: Script) -> None:
+    if does_nothing(function(script, "downgrade")) and not does_nothing(function(script, "upgrade")):
+        source = Path(script.path).read_text(encoding="utf-8")
+        said = re.search(r"# nothing to undo: \S", source)
+        assert said, f"{script.path}: write the downgrade, or `# nothing to undo: why` in it"
+
+
+def test_each_revision_goes_up_down_and_up_again_with_rows(empty_database_url: str, alembic_command: Alembic) -> None:
+    """The schema is the same each time."""
+    url = empty_database_url
+    before: list[str] = []
+    for script in REVISIONS:
+        alembic_command("upgrade", script.revision, DATABASE_URL=url)
+        after = fetch(url, _SCHEMA)
+        asyncio.run(insert_rows(url))
+        # A merge has several parents, and no schema of one of them to compare with.
+        if not cannot_be_undone(script) and isinstance(script.down_revision, str | None):
+            alembic_command("downgrade", script.down_revision or "base", DATABASE_URL=url)
+            assert fetch(url, _SCHEMA) == before, f"{script.path}: the downgrade leaves another schema"
+            asyncio.run(insert_rows(url))
+            alembic_command("upgrade", script.revision, DATABASE_URL=url)
+            assert fetch(url, _SCHEMA) == after, f"{script.path}: the second upgrade leaves another schema"
+        execute(url, *(f'TRUNCATE "{table}" CASCADE' for table in fetch(url, _TABLES)))
+        before = after
