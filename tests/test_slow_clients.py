@@ -25,7 +25,7 @@ HALVES = [
 def behind_haproxy(port: int, folder: Path) -> Iterator[int]:
     """Run HAProxy with the configuration of the guide; yield its port."""
     guide = (TEMPLATE / "docs" / "guides" / "deploying.md").read_text()
-    match = re.search(r"```haproxy\n(.*?)```", guide, re.DOTALL)
+    match = re.search(r"^```text\n(defaults\n.*?)^```", guide, re.DOTALL | re.MULTILINE)
     assert match
     front = free_port()
     file = folder / "haproxy.cfg"
