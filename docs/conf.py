@@ -14,18 +14,14 @@ GENERATED = "site/project"
 
 project = "FastAPI on PostgreSQL"
 extensions = ["myst_parser"]
-include_patterns = [
-    "*.md",
-    "docs/*.md",
-    "docs/guides/*.md",
-    "benchmarks/*.md",
-    f"{GENERATED}/*.md",
-    f"{GENERATED}/docs/*.md",
-]
+_FOLDERS = ("", "docs/", "docs/guides/", "benchmarks/", f"{GENERATED}/", f"{GENERATED}/docs/")
+include_patterns = [f"{folder}*.md" for folder in _FOLDERS]
 root_doc = "README"
 html_theme = "furo"
 html_title = "A template for FastAPI services on PostgreSQL"
 html_copy_source = False
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 html_show_sphinx = False
 myst_heading_anchors = 3
@@ -46,7 +42,7 @@ def write_generated_pages(*_: object) -> None:
 
 
 def link_generated_pages(app: Any, page: str, source: list[str]) -> None:
-    """Let links to pages of the raw project lead to those of the generated one; and add the navigation to the first page."""
+    """Let links to pages of the raw project lead to those of the generated one, and add the navigation."""
     source[0] = source[0].replace("{{cookiecutter.__folder}}/", f"{GENERATED}/")
     if page == root_doc:
         source[0] += navigation((TEMPLATE / "docs" / "README.md").read_text(encoding="utf-8"))
@@ -64,11 +60,8 @@ def navigation(index: str) -> str:
 
 def _normal(link: str) -> str:
     """Return the name of a page from the root, for a link in docs/README.md."""
-    return (
-        link.removeprefix("../").replace("{{cookiecutter.__folder}}/", f"{GENERATED}/")
-        if link[0] == "."
-        else f"docs/{link}"
-    )
+    page = link.removeprefix("../") if link.startswith("../") else f"docs/{link}"
+    return page.replace("{{cookiecutter.__folder}}/", f"{GENERATED}/")
 
 
 def write_start_page(app: Any, error: Exception | None) -> None:

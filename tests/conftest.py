@@ -11,12 +11,18 @@ import pytest
 from commands import TEMPLATE, copy_template, environment, run
 from containers import Podman, podman_in
 from cookiecutter.main import cookiecutter
+from machine import need, where
 from pgbouncer import pooled
+from selenium import webdriver
 from services import program
 
 pytest_plugins = ["not_tested"]
 
 Bake = Callable[..., Path]
+QUIET = (
+    *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
+    *("disable-component-update", "disable-sync", "window-size=1400,2000"),
+)
 HARD_FOLDER = 'it\'s a "folder" (ünï)'
 
 
@@ -126,3 +132,18 @@ def migrated(project: Path, database: str) -> str:
     """URL of a migrated database of the test's own."""
     run(program(project, "alembic"), "upgrade", "head", cwd=project, DATABASE_URL=database)
     return database
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """Debian's Chromium, with an empty profile."""
+    need("chromium", "chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(where("chromium"))
+    for argument in (*QUIET, f"user-data-dir={tmp_path}"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(where("chromedriver")))
+    browser.implicitly_wait(20)
+    yield browser
+    browser.quit()

@@ -8,7 +8,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from commands import environment, free_port, processes_of, run, serving
+from commands import TEMPLATE, environment, free_port, processes_of, run, serving
+from pgbouncer import pooled
+from services import program
 from test_guide_steps import follow
 
 pytestmark = pytest.mark.slow
@@ -96,6 +98,17 @@ def test_the_image_has_no_issuer(fresh: Path) -> None:
 def test_authentication(fresh: Path) -> None:
     """The guide, but for the request to somebody's Keycloak."""
     follow("authentication.md", fresh, {"curl -s https://login.example.com": "true https://login.example.com"})
+
+
+def test_the_guide_to_tenants(fresh: Path, uvx: Path, database: str) -> None:
+    """The guide, and its tests once more behind a PgBouncer in transaction mode, which has few connections."""
+    follow("tenants.md", fresh, TEMPLATE=str(TEMPLATE), PATH=f"{uvx}:{environment()['PATH']}")
+    options = fresh / "app" / "database" / "internal" / "options.py"
+    default = 'pooler: Literal["none", "pgbouncer"] = '
+    options.write_text(options.read_text().replace(f'{default}"none"', f'{default}"pgbouncer"'))
+    with pooled(database) as url:
+        tests = ["tests/notes", "-W", "ignore::UserWarning"]
+        run(program(fresh, "pytest"), *tests, cwd=fresh, timeout=300, TEST_DATABASE_URL=url)
 
 
 def test_the_environment_of_these_tests_names_no_provider() -> None:

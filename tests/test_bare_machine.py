@@ -11,7 +11,10 @@ from commands import copy_template, environment, free_port
 from containers import NEEDS, Podman, debian
 from machine import PACKAGES
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS), pytest.mark.xdist_group("containers")]
+pytestmark = [
+    *(pytest.mark.slow, pytest.mark.timeout(1800)),
+    *(pytest.mark.needs(*NEEDS), pytest.mark.xdist_group("containers")),
+]
 
 Shell = Callable[..., str]
 CLONE = '/root/it\'s a "clone" (ünï)'
@@ -54,7 +57,7 @@ def shell(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     def shell(script: str, folder: str = CLONE) -> str:
         command = ["exec", f"--workdir={folder}", "bare", "sh", "-ec", f"exec 2>&1; {script}"]
-        return podman(*command, timeout=800).stdout
+        return podman(*command, timeout=1500).stdout
 
     yield shell
     podman("rm", "--force", "--time=0", "bare")

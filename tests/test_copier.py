@@ -138,6 +138,10 @@ def test_a_project_is_the_same_byte_for_byte(clone: Path, tmp_path: Path, monkey
 @CAREFUL
 @given(name=st.sampled_from(["project_name", "description", "author_name"]), text=PRINTABLE | ANYTHING)
 @example(name="description", text=" ```\n{{")
+@example(name="description", text="x" * 300)
+@example(name="description", text="x" * 301)
+@example(name="author_name", text="x" * 101)
+@example(name="author_name", text=" \u200d")
 @example(name="author_name", text="\ud800")
 @example(name="author_name", text="{{ _copier_conf.dst_path }}")
 def test_a_text_is_refused_in_the_same_words(clone: Path, tmp_path: Path, name: str, text: str) -> None:
@@ -147,6 +151,8 @@ def test_a_text_is_refused_in_the_same_words(clone: Path, tmp_path: Path, name: 
 @CAREFUL
 @given(slug=SLUGS | PRINTABLE, email=EMAILS | PRINTABLE)
 @example(slug="a\n", email="a@example.com\n")
+@example(slug="x" * 50, email="x" * 243 + "@example.com")
+@example(slug="x" * 51, email="x" * 242 + "@example.com")
 @example(slug="lpt9", email="{{x}}@example.com")
 @example(slug="alembic", email="{x}@example.com")
 def test_so_is_a_slug_or_an_email(clone: Path, tmp_path: Path, slug: str, email: str) -> None:

@@ -1,12 +1,10 @@
 """The page /docs in a real browser, which may load nothing from elsewhere: a user is created there and read back."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import run
-from machine import need, where
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -15,26 +13,7 @@ from tokens import Provider
 
 pytestmark = pytest.mark.slow
 
-CALM = (
-    *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
-    *("disable-component-update", "disable-sync", "window-size=1400,2000"),
-)
 ADA = {"email": "ada@example.com", "name": "Ada"}
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    """Debian's Chromium, with an empty profile."""
-    need("chromium", "chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(where("chromium"))
-    for argument in (*CALM, f"user-data-dir={tmp_path}"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(where("chromedriver")))
-    browser.implicitly_wait(20)
-    yield browser
-    browser.quit()
 
 
 class Page:

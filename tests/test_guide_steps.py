@@ -138,8 +138,16 @@ def test_the_first_resource(fresh: Path, uvx: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_guides_to_lists_and_rows(fresh: Path, uvx: Path) -> None:
+    """They end with `make check` and the tests of the features."""
+    path = f"{uvx}:{environment()['PATH']}"
+    for guide in ("lists.md", "rows-that-belong-together.md"):
+        follow(guide, fresh, TEMPLATE=str(TEMPLATE), PATH=path)
+
+
+@pytest.mark.slow
 def test_removing_the_example(fresh: Path, bake: Any) -> None:
-    """It ends with `make check`, `make test`, and a ready service. The project's page names all manifests that are left."""
+    """It ends with `make check`, `make test`, and a ready service. docs/deploying.md applies all manifests left."""
     with_manifests = bake(project_slug="with-manifests", deployment="kubernetes")
     for name in ("docs", "deploy"):
         (fresh / name).exists() and run("rm", "-r", name, cwd=fresh)
@@ -245,6 +253,9 @@ def _headings(document: Path) -> list[str]:
 
 
 def test_no_relative_link_is_dead(bake: Any) -> None:
-    documents = [*TEMPLATE.glob("*.md"), *TEMPLATE.glob("docs/**/*.md"), *bake(deployment="kubernetes").glob("*.md")]
+    documents = [*TEMPLATE.glob("*.md"), *TEMPLATE.glob("docs/**/*.md")]
+    for deployment in ("none", "kubernetes"):
+        project = bake(project_slug=f"with-{deployment}", deployment=deployment, auth="oidc")
+        documents += [*project.glob("*.md"), *project.glob("docs/*.md")]
     assert len(documents) > 10
     assert [link for document in documents for link in dead_links(document)] == []

@@ -19,7 +19,30 @@ from sql import rows
 
 COOKIECUTTER = str(Path(sys.executable).parent / "cookiecutter")
 LONGEST = "x" * 40
-DIFFERENT: dict[str, list[str]] = {}
+DIFFERENT: dict[str, list[str]] = {
+    "models.py": [],
+    "schemas.py": ["    name: ShortText", "    name: ShortText"],
+    "repository.py": [
+        "_THIS = User.id == bindparam('this_id')",
+        "_FIRST_PAGE = select(*_COLUMNS).order_by(User.id).limit(bindparam('limit'))",
+        "_DELETE = delete(User.__table__).where(_THIS, _UNCHANGED).returning(User.id)",
+        "class UserInUse(Conflict):",
+        "        super().__init__('Other rows refer to this user.')",
+        "    created, = await fetch(session, _CREATE, UserOut, id=uuid7(), **vars(new))",
+        "    found = await reader.one_or_none(_ONE, UserOut, this_id=user_id)",
+        "    if found is None:",
+        "    return found",
+        "    found = await fetch(session, _CHANGE if changes else _ONE_UNCHANGED, UserOut, this_id=user_id, "
+        "if_match=if_match, **changes)",
+        "        deleted = await fetch(session, _DELETE, this_id=user_id, if_match=if_match)",
+        "        raise UserInUse from error",
+        "    if not deleted:",
+    ],
+    "routes.py": [
+        "@router.delete('/{user_id}', status_code=204, response_class=Response, dependencies=_WRITE, "
+        "responses=problem_responses(404, 409, 412, 422))",
+    ],
+}
 """The lines of the scaffold that the users example does not have: it has e-mails, and marks rows as deleted."""
 
 

@@ -4,14 +4,13 @@ import json
 import re
 import shlex
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
-from commands import TEMPLATE, free_port, serving
+from commands import TEMPLATE, free_port, serving, started
 from load import new_user
 from machine import where
 from services import program
@@ -26,16 +25,14 @@ HALVES = [
 def behind_haproxy(port: int, folder: Path) -> Iterator[int]:
     """Run HAProxy with the configuration of the guide; yield its port."""
     guide = (TEMPLATE / "docs" / "guides" / "deploying.md").read_text()
-    match = re.search(r"```haproxy\n(.*?)```", guide, re.DOTALL)
+    match = re.search(r"^```text\n(defaults\n.*?)^```", guide, re.DOTALL | re.MULTILINE)
     assert match
     front = free_port()
     file = folder / "haproxy.cfg"
     file.write_text(match[1].replace(":8080", f"127.0.0.1:{front}").replace(":8000", f":{port}"))
-    with subprocess.Popen([str(where("haproxy")), "-db", "-f", file]) as process:
-        try:
-            yield front
-        finally:
-            process.terminate()
+    with started([str(where("haproxy")), "-db", "-f", str(file)], cwd=folder) as process:
+        yield front
+        process.terminate()
 
 
 @pytest.mark.slow

@@ -156,10 +156,9 @@ async def test_after_its_body_a_request_may_take_as_long_as_it_wants(
 
     @app.post("/listen")
     async def listen(request: Request, body: dict[str, str]) -> bool:
-        _, pending = await asyncio.wait({asyncio.create_task(request.receive())}, timeout=0.2)
-        for task in pending:
-            task.cancel()
-        return bool(pending)
+        receiving = asyncio.ensure_future(request.receive())
+        await asyncio.wait({receiving}, timeout=0.2)
+        return receiving.cancel()
 
     assert (await client.post("/listen", json={})).json() is True
 

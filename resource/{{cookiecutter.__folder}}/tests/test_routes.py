@@ -13,7 +13,7 @@ from app.{{ cookiecutter.plural }}.models import {{ cookiecutter.__class }}
 {% for field in it.parents -%}
 from tests.{{ field.target }}.rows import create as create_{{ field.asked }}
 {% endfor -%}
-from tests.{{ cookiecutter.plural }}.rows import VALUES, create
+from tests.{{ cookiecutter.plural }}.rows import create, values
 
 ADDRESS = "/{{ cookiecutter.plural }}"
 {%- if it.values %}
@@ -34,10 +34,11 @@ REQUIRED = {{ "{" }}{% for field in it.required %}"{{ field.name }}"{{ ", " if n
 
 
 async def test_create_then_get(client: httpx2.AsyncClient) -> None:
-    created = await create(client)
+    sent = values()
+    created = await create(client, **sent)
     assert UUID(created["id"]).version == 7
-    assert {name: created[name] for name in VALUES} == VALUES
-    response = await client.post(ADDRESS, json={name: created[name] for name in REFUSED})
+    assert {name: created[name] for name in sent} == sent
+    response = await client.post(ADDRESS, json={name: created[name] for name in REFUSED} | values())
     assert response.headers["Location"] == f"{ADDRESS}/{response.json()['id']}"
     assert (await client.get(response.headers["Location"])).json() == response.json()
 
@@ -46,12 +47,15 @@ async def test_create_then_get(client: httpx2.AsyncClient) -> None:
 
 
 async def test_what_a_field_accepts_is_stored(client: httpx2.AsyncClient) -> None:
-    address = f"{ADDRESS}/{(await create(client))['id']}"
-    for field, values in ACCEPTED.items():
-        for value in values:
-            assert (await create(client, **{field: value}))[field] == value
+    for field, accepted in ACCEPTED.items():
+        for value in accepted:
+            created = await create(client, **{field: value})
+            assert created[field] == value
+            assert (await client.delete(f"{ADDRESS}/{created['id']}")).status_code == 204
+            address = f"{ADDRESS}/{(await create(client))['id']}"
             assert (await client.patch(address, json={field: value})).json()[field] == value
             assert (await client.get(address)).json()[field] == value
+            assert (await client.delete(address)).status_code == 204
 {%- endif %}
 
 
@@ -60,7 +64,7 @@ async def test_an_invalid_body_is_422_and_nothing_is_stored(client: httpx2.Async
     created = await create(client)
     valid = {name: created[name] for name in REFUSED}
     bodies: list[tuple[Any, str]] = [([], ""), (valid | {"unknown": 1}, "/unknown")]
-    bodies += [(valid | {field: value}, f"/{field}") for field, values in REFUSED.items() for value in values]
+    bodies += [(valid | {field: value}, f"/{field}") for field, refused in REFUSED.items() for value in refused]
 {%- if it.required %}
     bodies += [({name: valid[name] for name in valid if name != field}, f"/{field}") for field in REQUIRED]
 {%- endif %}
@@ -103,8 +107,8 @@ async def test_each_order_has_no_gap_and_no_duplicate(
     client: httpx2.AsyncClient, field: str, low: Any, high: Any
 ) -> None:
     """Ties are broken by id, and nulls come last."""
-    values = [high, low, high, low, *([None] if None in ACCEPTED[field] else [])]
-    created = [await create(client, **{field: value}) for value in values]
+    ties = [high, low, high, low, *([None] if None in ACCEPTED[field] else [])]
+    created = [await create(client, **{field: value}) for value in ties]
     first, second, third, fourth, *none = created
     assert await walk(client, f"{ADDRESS}?limit=1&sort={field}") == [second, fourth, first, third, *none]
     assert await walk(client, f"{ADDRESS}?limit=1&sort=-{field}") == [third, first, fourth, second, *none]
@@ -116,7 +120,7 @@ async def test_each_order_has_no_gap_and_no_duplicate(
 
 
 async def test_each_filter_finds_what_it_says(client: httpx2.AsyncClient) -> None:
-    low = await create(client)
+    low = await create(client{% for field in it.values %}, {{ field.name }}={{ field.low }}{% endfor %})
     rows = {"low": low, "high": await create(client{% for field in it.values %}, {{ field.name }}={{ field.high }}{% endfor %})}
     filters: list[tuple[str, Any, str]] = [
 {%- for field in it.values + it.parents %}

@@ -44,10 +44,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import INET, JSONB, TSRANGE, Range
 from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError, ResourceClosedError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from structlog.testing import capture_logs
 
 from app.config import Settings
 from app.database.engine import create_database_engine
 from app.database.errors import is_conflict, sqlstate
+from app.database.internal import compiled
 from app.database.internal.compiled import Statements
 from app.database.reader import Reader
 from app.database.session import create_async_session
@@ -400,6 +402,22 @@ async def test_a_statement_that_the_program_has_dropped_is_forgotten(engine: Asy
     del statement
     gc.collect()
     assert len(statements) == 0
+
+
+async def test_without_a_private_name_of_sqlalchemy_it_runs_all_statements_itself_and_one_warning_says_so(
+    engine: AsyncEngine, session: AsyncSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If this fails, a new SQLAlchemy that renames something ends the service instead of slowing it down."""
+    monkeypatch.setattr(compiled, "_USED", {"adapter": ("_gone",), "connection": ()})
+    seen: list[object] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *arguments: seen.append(arguments))
+    statement, reader = select(bindparam("n", type_=Integer)), Reader(engine)
+    with capture_logs() as lines:
+        for number in range(3):
+            assert await fetch(session, statement, n=number) == [(number,)]
+            assert await reader.all(statement, n=number) == [(number,)]
+    assert len(seen) == 6
+    assert ["_gone" in line["event"] for line in lines] == [True]
 
 
 async def test_from_the_second_run_on_a_statement_passes_sqlalchemys_engine_by(

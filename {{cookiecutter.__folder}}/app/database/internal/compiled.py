@@ -7,10 +7,11 @@ of its values and columns, and naming the columns of its rows. This module keeps
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, NoReturn
 from weakref import WeakKeyDictionary
 
+import structlog
 from sqlalchemy import Connection, CursorResult, Engine, Executable, Row
 from sqlalchemy.util import await_
 
@@ -18,6 +19,15 @@ __all__ = ["Statements"]
 
 _KEPT: Final = 100
 """Maximum number of forms of one statement. An UPDATE has one for each set of columns, which clients choose."""
+
+
+_USED: Final = {
+    "adapter": ("_transaction", "_start_transaction", "_handle_exception"),
+    "connection": ("_handle_dbapi_exception", "_handle_dbapi_exception_noconnection"),
+}
+"""Private names of SQLAlchemy that running a statement needs. If one is gone, SQLAlchemy runs all statements itself."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Statements:
@@ -55,7 +65,11 @@ class Statements:
         forms, form = self._known.setdefault(statement, {}), (into, *parameters)
         if len(forms) == _KEPT and form not in forms:
             del forms[next(iter(forms))]
-        forms[form] = _known(result, into, parameters)
+        try:
+            forms[form] = _known(connection, result, into, parameters)
+        except AttributeError as error:
+            forms[form] = None
+            _warn_once(str(error))
         rows = result.all()
         return [_maker(into, result.keys())(row) for row in rows] if into else list(rows)
 
@@ -127,8 +141,18 @@ def _raise(failure: BaseException, connection: Connection, adapter: Any, sql: st
     raise failure  # not reached: both calls raise
 
 
-def _known(result: CursorResult[Any], into: type | None, parameters: Mapping[str, Any]) -> KnownStatement | None:
+@cache
+def _warn_once(reason: str) -> None:
+    _log.warning(f"this version of SQLAlchemy is not supported ({reason}): statements take twice as long")
+
+
+def _known(
+    connection: Connection, result: CursorResult[Any], into: type | None, parameters: Mapping[str, Any]
+) -> KnownStatement | None:
     """Return the compiled form of a statement; None if its SQL or its values depend on the call."""
+    for owner, names in zip((connection.connection.dbapi_connection, connection), _USED.values(), strict=True):
+        for name in names:
+            getattr(owner, name)
     context: Any = result.context
     compiled = context.compiled
     if unknown := parameters.keys() - compiled.binds.keys():  # SQLAlchemy would leave these values out

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -17,7 +18,7 @@ async def make_engine(database_url: str) -> AsyncIterator[MakeEngine]:
     """Create an engine with one connection, unless asked for more."""
     engines = []
 
-    def make(**options: object) -> AsyncEngine:
+    def make(**options: Any) -> AsyncEngine:
         engines.append(create_database_engine(database_url, **({"pool_size": 1} | options)))
         return engines[-1]
 
@@ -31,7 +32,7 @@ async def begun(*waiting: Awaitable[object]) -> list[asyncio.Task[object]]:
     tasks = [asyncio.ensure_future(each) for each in waiting]
     for _ in range(10):
         await asyncio.sleep(0)
-    return tasks  # type: ignore[return-value]
+    return tasks
 
 
 async def test_connections_are_given_in_the_order_of_the_requests_and_nobody_overtakes(make_engine: MakeEngine) -> None:
