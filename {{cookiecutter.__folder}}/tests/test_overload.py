@@ -30,8 +30,11 @@ def release(app: FastAPI) -> asyncio.Event:
     """Lets the requests to ``/wait`` and ``/stream`` end."""
     event = asyncio.Event()
 
+    app.state.waiting = 0
+
     @app.get("/wait")
     async def wait() -> None:
+        app.state.waiting += 1
         await event.wait()
 
     @app.get("/stream")
@@ -106,9 +109,13 @@ async def test_while_the_processor_cannot_keep_up_new_requests_are_refused_and_h
 
 
 async def test_requests_that_wait_for_something_else_are_no_overload(
-    client: httpx2.AsyncClient, release: asyncio.Event
+    app: FastAPI, client: httpx2.AsyncClient, release: asyncio.Event
 ) -> None:
+    """After their arrival, which is one."""
     waiting = [asyncio.create_task(client.get("/wait")) for _ in range(500)]
+    while app.state.waiting < 500 and not any(task.done() for task in waiting):  # noqa: ASYNC110  # no event
+        await asyncio.sleep(0.01)
+    await until_status(client, 200)
     assert await observed(client) == {200}
     release.set()
     assert {response.status_code for response in await asyncio.gather(*waiting)} == {200}
