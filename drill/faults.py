@@ -130,11 +130,12 @@ def _kill_copy(_: Cluster, service: Service, load: Load) -> None:
 
 
 def _roll_out(_: Cluster, service: Service, load: Load) -> None:
-    release = service.migrate_to_next_release()
+    release = service.begin_release()
     _wait_until_served(load)  # by the old code, on the new schema
     for copy in COPIES:
         service.replace(copy, release)
         load.wait_for_more("write", 20, copy=copy)
+    service.end_release()
 
 
 def _fill_disk(cluster: Cluster, _: Service, load: Load) -> None:
@@ -161,7 +162,11 @@ FAULTS: Final = [
     Fault("cut the network of a copy", "the relays between it and the nodes are frozen for 10 s", _cut_copy),
     Fault("restart PgBouncer", "SIGTERM, then a new start", _restart_pooler),
     Fault("kill a copy", "`kill -9`", _kill_copy),
-    Fault("roll out a migration", "a new column; then one copy after the other is drained and replaced", _roll_out),
+    Fault(
+        "roll out a migration",
+        "a column is renamed: expand, fill, replace one copy after the other, contract",
+        _roll_out,
+    ),
     Fault(
         "fill the disk of the primary",
         "a file takes all space of its node, and WAL is written until PostgreSQL stops",

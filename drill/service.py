@@ -1,18 +1,20 @@
 """Two copies of a baked service behind HAProxy, and a release of it that changes the schema."""
 
+import asyncio
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+import asyncpg
 import httpx2
 
 from benchmarks.project import OURS, bake, run
 from drill.cluster import Cluster
 from drill.programs import Program, free_ports, listens, wait_until, write_private
+from drill.recipes import Release, recipes
 
 COPIES: Final = ("direct", "pooled")
 """The copies: ``direct`` has a URL with all three nodes, ``pooled`` connects to PgBouncer."""
@@ -27,8 +29,7 @@ SETTINGS: Final = {
 }
 """Settings of both copies that differ from the defaults."""
 
-_COLUMN: Final = "    name: Mapped[str] = mapped_column(Text)\n"
-_NEW_COLUMN: Final = "    nickname: Mapped[str | None] = mapped_column(Text)\n"
+_RECIPE: Final = recipes()["Rename a column"]
 
 
 class Service:
@@ -101,18 +102,23 @@ class Service:
 
         wait_until(is_ready, f"the copy {copy} to be ready; its log ends with:\n{self.copies[copy].log()}")
 
-    def migrate_to_next_release(self) -> Path:
-        """Write the next release, whose users have one more column, and migrate the database to it."""
-        release = self._folder / "next-release"
-        shutil.copytree(self._project, release, ignore=shutil.ignore_patterns(".venv", "__pycache__"))
-        (release / ".venv").symlink_to(self._project / ".venv")
-        models = release / "app" / "users" / "models.py"
-        text = models.read_text(encoding="utf-8")
-        assert text.count(_COLUMN) == 1
-        models.write_text(text.replace(_COLUMN, _COLUMN + _NEW_COLUMN), encoding="utf-8")
-        self._alembic(release, "revision", "--autogenerate", "--message", "add nicknames")
-        self._alembic(release, "upgrade", "head")
-        return release
+    def begin_release(self) -> Path:
+        """Write the next release, which renames a column as the guide says, and do what comes before its deploy."""
+        self._release = Release(self._project).copy(self._folder / "next-release")
+        for revision in _RECIPE.before:
+            self._release.revise(revision)
+        self._alembic(self._release.folder, "upgrade", "head")
+        for statements in _RECIPE.fill:
+            asyncio.run(self._execute(statements))
+        for block in _RECIPE.code:
+            self._release.apply(block)
+        return self._release.folder
+
+    def end_release(self) -> None:
+        """Drop the old column, when no copy uses it any more."""
+        for revision in _RECIPE.after:
+            self._release.revise(revision)
+        self._alembic(self._release.folder, "upgrade", "head")
 
     def replace(self, copy: str, release: Path) -> None:
         """Replace a copy with one of another release: drain it, stop it, start the new one."""
@@ -133,6 +139,11 @@ class Service:
 
     def _alembic(self, project: Path, *arguments: str) -> None:
         run(project / ".venv" / "bin" / "alembic", *arguments, cwd=project, env=self._environments["direct"])
+
+    async def _execute(self, statements: str) -> None:
+        connection = await asyncpg.connect(self._environments["direct"]["DATABASE_URL"])
+        await connection.execute(statements)
+        await connection.close()
 
     def _answers(self) -> bool:
         try:

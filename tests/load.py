@@ -15,11 +15,12 @@ def new_user() -> dict[str, str]:
 class Load:
     """Clients that create users until they are stopped, and record the responses."""
 
-    def __init__(self, address: str, clients: int = 8) -> None:
+    def __init__(self, address: str, clients: int = 8, *, keyed: bool = False) -> None:
         self.statuses: list[int] = []
         self.slowest = 0.0
         self.acknowledged: list[str] = []
         self._address = address
+        self._keyed = keyed
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
 
@@ -52,7 +53,8 @@ class Load:
             while not self._stop.is_set():
                 start = time.monotonic()
                 try:
-                    answer = client.post("/users", json=new_user())
+                    key = {"Idempotency-Key": uuid4().hex} if self._keyed else {}
+                    answer = client.post("/users", json=new_user(), headers=key)
                 except httpx2.TransportError:
                     continue  # no answer: it may have been stored or not
                 self.slowest = max(self.slowest, time.monotonic() - start)

@@ -30,7 +30,8 @@ _SCHEMA = """
             pg_get_expr(adbin, adrelid))
         FROM tables JOIN pg_attribute ON attrelid = oid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
         WHERE attnum > 0 AND NOT attisdropped
-    UNION ALL SELECT format('%s %s %s', conrelid::regclass, conname, pg_get_constraintdef(pg_constraint.oid))
+    UNION ALL SELECT format('%s %s %s', conrelid::regclass, conname,
+            replace(pg_get_constraintdef(pg_constraint.oid), ' NOT VALID', ''))
         FROM tables JOIN pg_constraint ON conrelid = tables.oid
     UNION ALL SELECT format('%s %s', pg_get_indexdef(indexrelid), indisvalid)
         FROM tables JOIN pg_index ON indexrelid = oid
@@ -73,7 +74,7 @@ def test_a_downgrade_that_does_nothing_says_that_it_is_meant(script: Script) -> 
 
 
 def test_each_revision_goes_up_down_and_up_again_with_rows(empty_database_url: str, alembic_command: Alembic) -> None:
-    """The schema is the same each time."""
+    """The schema is the same each time; whether a constraint is validated does not count."""
     url = empty_database_url
     before: list[str] = []
     for script in REVISIONS:
