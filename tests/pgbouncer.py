@@ -22,21 +22,25 @@ def installed_pgbouncer() -> list[str]:
     return [str(where("pgbouncer"))]
 
 
-def pgbouncer_with_statements(folder: Path) -> list[str]:
-    """Return the command of a PgBouncer that keeps prepared statements, which begins with 1.21.
+@contextmanager
+def pgbouncer_with_statements() -> Iterator[list[str]]:
+    """Yield the command of a PgBouncer that keeps prepared statements: of version 1.21 or later.
 
-    It is that of the machine, or else one of a newer Debian, which is unpacked into the folder and runs with its own
-    libraries.
+    It is that of the machine, or else one of a newer Debian, which is unpacked and runs with its own libraries.
     """
     command = installed_pgbouncer()
     version = re.search(r"PgBouncer (\d+)\.(\d+)", subprocess.check_output([*command, "--version"], text=True))
     assert version is not None
     if (int(version[1]), int(version[2])) >= (1, 21):
-        return command
+        yield command
+        return
     need("mmdebstrap")
-    run("mmdebstrap", "--quiet", "--variant=extract", "--include=pgbouncer", _NEWER, str(folder), cwd=folder.parent)
-    (loader,) = folder.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*")
-    return [str(loader), "--library-path", str(loader.parent), str(folder / "usr" / "sbin" / "pgbouncer")]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run("mmdebstrap", "--quiet", "--variant=extract", "--include=pgbouncer", _NEWER, name, cwd=folder, timeout=300)
+        folder.chmod(0o755)  # PgBouncer refuses to run as root
+        (loader,) = folder.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*")
+        yield [str(loader), "--library-path", str(loader.parent), str(folder / "usr" / "sbin" / "pgbouncer")]
 
 
 @contextmanager

@@ -98,12 +98,12 @@ def test_the_functions_of_the_guide_renew_their_tokens(
     env = {
         "ADMINISTRATOR_URL": migrated,
         "DATABASE_POOL_RECYCLE": "1",
-        "DATABASE_POOL_SIZE": "2",
+        "DATABASE_POOL_SIZE": "1",  # a role has one password, where a cloud accepts several tokens at once
         "PYTHONPATH": str(tmp_path / "libraries"),
         "ROLE": role,
         "SERVER_PORT": str(server.port),
     }
     run(program(copy, "alembic"), "upgrade", "head", cwd=copy, DATABASE_URL=url, **env)
     with service(copy, url, **env) as (address, _), Load(address, clients=2) as load:
-        load.wait_for(lambda: rows(migrated, "SELECT count(*) FROM issued")[0][0] >= 10)
+        load.wait_for(lambda: rows(migrated, "SELECT count(*) FROM issued")[0][0] >= 6)
     assert set(load.statuses) == {201}

@@ -87,7 +87,7 @@ def test_with_prepared_statements_the_suite_passes_behind_a_newer_pgbouncer(
 ) -> None:
     """The tests of what uses statements, of one text on many connections, and of a table that changes under them."""
     copy = behind_pooler(project, tmp_path, "pgbouncer-prepared")
-    with pooled(server, pgbouncer=pgbouncer_with_statements(tmp_path / "debian")) as url:
+    with pgbouncer_with_statements() as pgbouncer, pooled(server, pgbouncer=pgbouncer) as url:
         pass_tests(copy, url, *STATEMENTS, excluded=DIRECT)
 
 
