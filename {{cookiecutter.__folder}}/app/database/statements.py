@@ -27,7 +27,7 @@ from typing import (
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, ColumnElement, Connection, Engine, Row, Table, Text, any_, bindparam, cast, or_
+from sqlalchemy import Column, ColumnElement, Connection, Engine, Label, Row, Table, Text, any_, bindparam, cast, or_
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -48,7 +48,7 @@ class SchemaMismatchError(TypeError):
     """A schema class has a field that does not fit the table. One line for each, with the names of both."""
 
 
-def columns(model: type[DeclarativeBase], response: type, /, *bodies: type) -> tuple[Column[Any], ...]:
+def columns(model: type[DeclarativeBase], response: type, /, *bodies: type) -> tuple[Column[Any] | Label[Any], ...]:
     """Return the columns that the fields of a response class name, and compare the classes with the table.
 
     Call it at the top of a module, so that a field that does not fit is an error before the first request.
@@ -78,7 +78,9 @@ def columns(model: type[DeclarativeBase], response: type, /, *bodies: type) -> t
     ]
     if lines:
         raise SchemaMismatchError("\n".join(lines))
-    return tuple(table.columns[name] for name, _ in _fields(response))
+    found = (table.columns[name] for name, _ in _fields(response))
+    # While a column is renamed, its name in the database is not the field's: see `key` of `mapped_column`.
+    return tuple(column if column.name == column.key else column.label(column.key) for column in found)
 
 
 def is_version(xmin: ColumnElement[int] | Any) -> ColumnElement[bool]:
