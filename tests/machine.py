@@ -26,7 +26,7 @@ PACKAGES = {
 """All programs, each with its package in Debian."""
 
 _SERVERS = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
-_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", *_SERVERS])
+_PATH = os.pathsep.join([*_SERVERS, os.environ.get("PATH", ""), "/usr/sbin"])
 
 
 def where(name: str) -> str | None:

@@ -54,10 +54,11 @@ def test_the_lowest_versions_that_are_allowed_pass_all_checks_and_tests(tmp_path
 
 
 def test_no_python_is_taken_that_is_newer_than_the_newest_that_is_tested(tmp_path: Path) -> None:
-    """The embedded PostgreSQL is there for these: on a machine with a newer one uv takes an older one."""
+    """The embedded PostgreSQL is there for these: on a machine with a newer one make lets uv take an older one."""
     minors = sorted(int(version.removeprefix("3.")) for version in OPTIONS["python_version"])
-    allowed = data(bake(tmp_path))["pyproject.toml"][0]["project"]["requires-python"]
-    assert allowed == f">=3.{minors[0]},<3.{minors[-1] + 1}"
+    project = bake(tmp_path)
+    assert data(project)["pyproject.toml"][0]["project"]["requires-python"] == f">=3.{minors[0]}"
+    assert f"UV_PYTHON ?= >=3.{minors[0]},<3.{minors[-1] + 1}\n" in (project / "Makefile").read_text()
 
 
 @pytest.mark.slow

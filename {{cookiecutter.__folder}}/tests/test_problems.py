@@ -46,9 +46,9 @@ async def test_the_users_routes_document_their_statuses(client: httpx2.AsyncClie
         "GET /health/ready": [200, 503],
         "POST /users": [201, 400, 409, 413, 422, 500, 503],
         "GET /users": [200, 422, 500, 503],
-        "GET /users/{user_id}": [200, 404, 422, 500, 503],
-        "PATCH /users/{user_id}": [200, 400, 404, 409, 413, 422, 500, 503],
-        "DELETE /users/{user_id}": [204, 404, 422, 500, 503],
+        "GET /users/{user_id}": [200, 304, 404, 422, 500, 503],
+        "PATCH /users/{user_id}": [200, 400, 404, 409, 412, 413, 422, 500, 503],
+        "DELETE /users/{user_id}": [204, 404, 412, 422, 500, 503],
     }
 
 
