@@ -66,18 +66,21 @@ class Keys:
         self._timeout = timeout
         self._keys: dict[tuple[str, str], PyJWK] = {}
         self._running: asyncio.Task[None] | None = None
+        self._failed = False
         self._started = -inf  # on the clock of time.monotonic
         self.generation = 0
         """Number of successful fetches. Tokens that were verified before the newest one must be verified again."""
 
     async def find(self, key_id: str, algorithm: str) -> PyJWK | None:
-        """Return a key; None if the provider has none with this id for this algorithm.
+        """Return a key; None if the provider had none with this id for this algorithm when it was last asked.
+
+        Within the pause it is not asked again, so that tokens with invented keys hold nobody up. A key that is used in
+        the very seconds in which it appears is not found until then: providers publish keys before they use them.
 
         Raises
         ------
         KeysUnavailable
-            If the key is not known, and the provider does not answer or was asked a moment ago. Tokens with invented
-            keys thus hold nobody up: no request waits for a pause.
+            If the key is not known, and the provider does not answer.
         """
         name = key_id, algorithm
         age = time.monotonic() - self._started
@@ -87,17 +90,17 @@ class Keys:
             return self._keys[name]
         running = self._running
         if running is None and age < self._pause:
-            raise KeysUnavailable(self._pause - age)
+            if self._failed:
+                raise KeysUnavailable(self._pause - age)
+            return None
         await asyncio.shield(running or self.refresh())
-        # Only a fetch that began after the token had arrived can show that there is no such key.
-        if name not in self._keys and running is not None:
-            raise KeysUnavailable(self._pause)
         return self._keys.get(name)
 
     def refresh(self) -> asyncio.Task[None]:
         """Fetch the keys in the background, and return the task that does it."""
         if self._running is None:
             self._started = time.monotonic()
+            self._failed = True  # until it has succeeded
             self._running = asyncio.create_task(self._fetch())
             # Retrieve the exception even if no request waits for it any more: asyncio would log it.
             self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -117,6 +120,7 @@ class Keys:
             raise KeysUnavailable(self._pause) from None
         else:
             self._keys = keys
+            self._failed = False
             self.generation += 1
         finally:
             self._running = None
