@@ -24,8 +24,9 @@ NOBODY = {"Authorization": ""}
 def app(app: FastAPI) -> FastAPI:
     """The service, with two routes of `tests.example` that ask for scopes."""
     router = APIRouter()
-    router.get("/guarded", dependencies=requires("things:read"))(example.list_names)
-    router.post("/guarded", dependencies=requires("things:write"), status_code=201)(example.create_thing)
+    read, write = requires("things:read"), requires("things:write")
+    router.get("/guarded", dependencies=read, operation_id="list_guarded")(example.list_names)
+    router.post("/guarded", dependencies=write, operation_id="create_guarded", status_code=201)(example.create_thing)
     app.include_router(router)
     return app
 
