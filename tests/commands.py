@@ -71,9 +71,10 @@ def started(
 ) -> Iterator["subprocess.Popen[str]"]:
     """Start a command. The end of the block waits for its end; after an error there, it is killed with its children.
 
-    Options in capitals are variables of its environment, the others say where its input and output go.
+    The options ``stdin``, ``stdout`` and ``stderr`` say where its input and output go; the others are variables of its
+    environment.
     """
-    env = {name: options.pop(name) for name in list(options) if name.isupper()}
+    env = {name: options.pop(name) for name in list(options) if not name.startswith("std")}
     with subprocess.Popen(
         command, cwd=cwd, env=environment(**env), user=user, text=True, start_new_session=True, **options
     ) as process:
