@@ -1,10 +1,14 @@
 """The grammar of DATABASE_URL."""
 
 import ssl
+from urllib.parse import quote
 
 import pytest
 
 from app.database.internal.url import DatabaseUrlError, parse_database_url
+
+HERE = quote(__file__)
+"""A file that exists, as it is written in a URL."""
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_libpqs_common_parameters_go_where_they_work() -> None:
         ("postgresql://a/orders?sslcert=system", "sslcert: there is no such file"),
         ("postgresql://a/orders?sslrootcert=system&sslmode=require", "system needs sslmode=verify-full"),
         ("postgresql://a/orders?sslmode=verify-ca&sslrootcert=system", "system needs sslmode=verify-full"),
-        (f"postgresql://a/orders?sslrootcert=system&sslcert={__file__}", "without sslcert"),
+        (f"postgresql://a/orders?sslrootcert=system&sslcert={HERE}", "without sslcert"),
         ("postgresql://a/orders?keepalives_idle=30s", "keepalives_idle must be a whole number"),
         ("postgresql://a/orders?tcp_user_timeout=-1", "tcp_user_timeout must be a whole number"),
     ],
@@ -116,7 +120,7 @@ USER = "ada:hunter2"
         (f"postgres://{USER}@orders-db.flycast:5432/orders?sslmode=disable", "orders-db.flycast:5432/orders"),
         # Amazon RDS
         (
-            f"postgresql://{USER}@db.a1b2.rds.amazonaws.com:5432/orders?sslmode=verify-full&sslrootcert={__file__}",
+            f"postgresql://{USER}@db.a1b2.rds.amazonaws.com:5432/orders?sslmode=verify-full&sslrootcert={HERE}",
             "db.a1b2.rds.amazonaws.com:5432/orders",
         ),
         # Cloud SQL, through its proxy's socket
