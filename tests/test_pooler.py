@@ -40,7 +40,7 @@ PREPARED = {
 }
 """Tests that pass only where the pooler keeps prepared statements."""
 
-STATEMENTS = ("tests/database", "tests/idempotency", "tests/users", "tests/test_migrations.py")
+STATEMENTS = ("tests/database", "tests/idempotency", "tests/users", "tests/migrations")
 
 LIMITS = ("statement_timeout = '30s'", "idle_in_transaction_session_timeout = '60s'")
 

@@ -125,7 +125,7 @@ def test_what_it_writes_passes_check_and_test_unedited(fresh: Path) -> None:
     assert set(re.findall(r'create_table\(\s*"(\w+)"', migration.read_text())) == set(resources)
     checked = run("make", "check", cwd=fresh, check=False)
     assert checked.returncode == 0, (seed, resources["draws"], checked.stdout)
-    names = "tests/test_migrations.py::test_all_constraints_have_the_name_that_the_models_give_them"
+    names = "tests/migrations/test_upgrades.py::test_all_constraints_have_the_name_that_the_models_give_them"
     folders = [f"tests/{plural}" for plural in resources]
     tested = run(program(fresh, "pytest"), "--verbose", names, *folders, cwd=fresh, timeout=600, check=False).stdout
     assert " failed" not in tested, (seed, resources["draws"], tested)
