@@ -16,10 +16,10 @@ from tests.migrations.databases import OUTSIDE, execute
 
 Revisions = Callable[..., list[str]]
 
-_READS = "SELECT 'secret' FROM users"
-_ADDS_COLUMN = "def upgrade():\n    op.execute('ALTER TABLE users ADD COLUMN added text')\n"
-_ADDS_INDEX = f"def upgrade():\n    {OUTSIDE}    op.execute('CREATE INDEX CONCURRENTLY added ON users (name)')\n"
-_BUSY = "did not get a lock on users, held by "
+_READS = "SELECT 'secret' FROM things"
+_ADDS_COLUMN = "def upgrade():\n    op.execute('ALTER TABLE things ADD COLUMN added text')\n"
+_ADDS_INDEX = f"def upgrade():\n    {OUTSIDE}    op.execute('CREATE INDEX CONCURRENTLY added ON things (name)')\n"
+_BUSY = "did not get a lock on things, held by "
 
 
 @asynccontextmanager
@@ -75,7 +75,7 @@ async def result(url: str, query: str) -> list[object]:
 
 
 async def columns(url: str) -> list[object]:
-    query = "SELECT attname FROM pg_attribute WHERE attrelid = 'users'::regclass AND attname = 'added'"
+    query = "SELECT attname FROM pg_attribute WHERE attrelid = 'things'::regclass AND attname = 'added'"
     return await result(url, query)
 
 
@@ -87,9 +87,9 @@ async def revision(url: str) -> object:
 @pytest.mark.parametrize(
     ("held_by", "statement"),
     [
-        (_READS, "ALTER TABLE users ADD COLUMN added text"),
-        ("UPDATE users SET name = 'secret'", "ALTER TABLE users ADD CHECK (name <> '') NOT VALID"),
-        ("UPDATE users SET name = 'secret'", "UPDATE users SET name = ''"),
+        (_READS, "ALTER TABLE things ADD COLUMN added text"),
+        ("UPDATE things SET name = 'secret'", "ALTER TABLE things ADD CHECK (name <> '') NOT VALID"),
+        ("UPDATE things SET name = 'secret'", "UPDATE things SET name = ''"),
     ],
 )
 async def test_a_busy_table_delays_a_migration_which_says_who_holds_it(
@@ -98,12 +98,12 @@ async def test_a_busy_table_delays_a_migration_which_says_who_holds_it(
     """Each attempt runs the revision from its beginning, and others wait only briefly behind it."""
     start = with_revision(f'def upgrade():\n    op.execute("CREATE TABLE a (b int)")\n    op.execute("{statement}")\n')
     connection = await asyncpg.connect(database_url)
-    await connection.execute("INSERT INTO users (id, email, name) VALUES (gen_random_uuid(), 'ada@example.com', 'Ada')")
+    await connection.execute("INSERT INTO things (id, email, name) VALUES (gen_random_uuid(), 'ada@example.com', 'Ada')")
     await connection.execute("SET lock_timeout = '2s'")
 
     async def read() -> None:
         while True:
-            await connection.fetch("SELECT FROM users")
+            await connection.fetch("SELECT FROM things")
             await asyncio.sleep(0.01)
 
     async with transaction(database_url, held_by) as holder, upgrading(start, database_url) as process:
@@ -156,6 +156,7 @@ async def test_a_role_that_may_not_see_other_sessions_is_told_the_pid(
     try:
         async with upgrading(start, url, str(newest_revision())) as process:
             assert (await end_of(process))[0] == 0
+        await execute_now(execute, url, "CREATE TABLE things (name text)")
         async with transaction(empty_database_url, _READS) as holder, upgrading(start, url) as process:
             line = await line_with(_BUSY, process)
             assert f"pid {holder.get_server_pid()} (application a report, role " in line
@@ -212,7 +213,7 @@ async def test_what_an_autocommit_block_has_committed_is_not_run_twice(
     database_url: str, with_revision: Revisions, before: str, is_repeated: bool
 ) -> None:
     """Nor what the revision has done before the block, which ends the transaction."""
-    blocked = f"    {OUTSIDE}    op.execute('ALTER TABLE users ADD COLUMN added text')\n"
+    blocked = f"    {OUTSIDE}    op.execute('ALTER TABLE things ADD COLUMN added text')\n"
     start = with_revision(f"def upgrade():\n{before}{blocked}")
     async with transaction(database_url, _READS) as holder, upgrading(start, database_url) as process:
         line = await line_with(_BUSY, process)
@@ -229,9 +230,9 @@ async def test_an_index_that_blocks_nobody_waits_longer_than_an_attempt(
 ) -> None:
     """If it ended early, it would leave an invalid index. The log says what it waits for."""
     start = with_revision(_ADDS_INDEX)
-    update = "UPDATE users SET name = 'secret'"
+    update = "UPDATE things SET name = 'secret'"
     async with transaction(database_url, update) as holder, upgrading(start, database_url) as process:
-        line = await line_with("waiting for a lock on users, held by ", process)
+        line = await line_with("waiting for a lock on things, held by ", process)
         assert f"pid {holder.get_server_pid()} (application a report" in line
         waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND clock_timestamp() - waitstart > '1.5s'"
         while await result(database_url, waits) == [0]:
@@ -248,7 +249,7 @@ async def test_an_index_that_waits_for_too_long_is_given_up_and_not_repeated(
 ) -> None:
     start = with_revision(_ADDS_INDEX)
     async with (
-        transaction(database_url, "UPDATE users SET name = 'secret'"),
+        transaction(database_url, "UPDATE things SET name = 'secret'"),
         upgrading(start, database_url, DATABASE_MIGRATION_LOCK_WAIT="1", LOG_LEVEL="ERROR") as process,
     ):
         code, said = await end_of(process)
