@@ -98,7 +98,9 @@ async def test_a_busy_table_delays_a_migration_which_says_who_holds_it(
     """Each attempt runs the revision from its beginning, and others wait only briefly behind it."""
     start = with_revision(f'def upgrade():\n    op.execute("CREATE TABLE a (b int)")\n    op.execute("{statement}")\n')
     connection = await asyncpg.connect(database_url)
-    await connection.execute("INSERT INTO things (id, email, name) VALUES (gen_random_uuid(), 'ada@example.com', 'Ada')")
+    await connection.execute(
+        "INSERT INTO things (id, email, name) VALUES (gen_random_uuid(), 'ada@example.com', 'Ada')"
+    )
     await connection.execute("SET lock_timeout = '2s'")
 
     async def read() -> None:
