@@ -7,7 +7,7 @@ from typing import Annotated, Final, Protocol, TypeVar
 from zlib import crc32
 
 from fastapi import Depends, Header, HTTPException, Request, Response
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 __all__ = ["ETAG", "IF_MATCH_REQUIRED", "IF_NONE_MATCH", "IfMatch", "RowVersion", "tagged"]
 
@@ -53,6 +53,7 @@ IF_NONE_MATCH: Final = {
 IfMatch = Annotated[
     list[str] | None,
     AfterValidator(_versions),
+    WithJsonSchema({"type": "string"}),  # of any form: what is no ETag of ours is a 412
     Header(alias="If-Match", description="ETags, one of which must be current; otherwise 412, and nothing is changed."),
 ]
 """A header parameter. In the handler it has the versions of the row that may be changed; None: any."""
