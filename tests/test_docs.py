@@ -64,10 +64,10 @@ class Page:
 
 def create_and_read(page: Page) -> None:
     """Create a user on the page, and read it back."""
-    status, created = page.send("create_user_users_post", json.dumps(ADA))
+    status, created = page.send("create_user", json.dumps(ADA))
     assert status == "201", created
     user = json.loads(created)
-    status, read = page.send("get_user_users__user_id__get", user["id"])
+    status, read = page.send("get_user", user["id"])
     assert (status, json.loads(read)) == ("200", user)
     assert page.complaints() == []
     assert page.hosts() == {page.address.removeprefix("http://")}
@@ -93,5 +93,5 @@ def test_with_authentication_a_token_is_entered_first(
 def test_without_the_token_the_page_shows_the_refusal(guarded: Path, database: str, browser: webdriver.Chrome) -> None:
     run(program(guarded, "alembic"), "upgrade", "head", cwd=guarded, DATABASE_URL=database)
     with Provider() as provider, service(guarded, database, **provider.environment()) as (address, _):
-        status, refusal = Page(browser, address).send("create_user_users_post", json.dumps(ADA))
+        status, refusal = Page(browser, address).send("create_user", json.dumps(ADA))
         assert (status, json.loads(refusal)["title"]) == ("401", "Unauthorized")
