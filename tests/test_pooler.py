@@ -42,7 +42,10 @@ PREPARED = {
 
 STATEMENTS = ("tests/database", "tests/idempotency", "tests/users", "tests/migrations")
 
-LIMITS = ("statement_timeout = '30s'", "idle_in_transaction_session_timeout = '60s'")
+LIMITS = (
+    *("statement_timeout = '30s'", "idle_in_transaction_session_timeout = '60s'"),
+    "client_connection_check_interval = '1s'",
+)
 
 
 def behind_pooler(project: Path, folder: Path, setting: str) -> Path:

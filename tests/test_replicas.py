@@ -216,3 +216,18 @@ def test_of_several_hosts_a_standby_is_preferred_and_a_promoted_one_is_still_rea
         assert set(reads.statuses) == {200}
         assert reads.slowest < OUTAGE
         assert len(httpx2.get(f"{address}/users").json()["items"]) == 2
+
+
+def test_stale_reads_leave_a_standby_that_has_become_the_primary(project: Path, servers: tuple[Server, Server]) -> None:
+    """A promotion closes no connection. The pool opens new ones, which go to a standby if there is one."""
+    primary, standby = servers
+    reading = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%FROM users%' AND pid <> pg_backend_pid()"
+    replica = f"{standby.url}?target_session_attrs=prefer-standby"
+    with service(project, primary.url, DATABASE_REPLICA_URL=replica) as (address, _):
+        assert httpx2.get(f"{address}/users").status_code == 200
+        before = rows(standby.url, reading)
+        execute(standby.url, "SELECT pg_promote()")
+        # The first answer after the promotion tells that there was one.
+        assert [httpx2.get(f"{address}/users").status_code for _ in range(2)] == [200, 200]
+        assert before
+        assert not set(before) & set(rows(standby.url, reading))

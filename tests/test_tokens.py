@@ -104,7 +104,6 @@ def test_the_table_of_hostile_tokens_is_complete() -> None:
     assert listed == [(kind, str(status)) for kind, (status, _) in HOSTILE.items()]
 
 
-@pytest.mark.unproven  # red: a key that is used within five seconds of its appearance is a 401 (decision 68)
 def test_a_rotation_under_load_gives_no_wrong_401(guarded: Path, database: str) -> None:
     """Old tokens and new ones, from before the first fetch until after the second one."""
     with Provider() as provider, service(guarded, database, **provider.environment()) as (address, _):

@@ -77,6 +77,8 @@ class ProcessorQueue:
         self._waiting += 1
         if self._waiting > _FEW and not self._observing:
             self._observing = True
+            self._answered = self._busy = 0  # what was before says nothing about the rate under load
+            self._observed = self._busy_since = time.perf_counter()
             self._observe_later()
         return True
 

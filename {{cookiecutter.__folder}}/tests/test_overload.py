@@ -130,6 +130,33 @@ async def test_open_streams_are_no_overload(client: httpx2.AsyncClient, release:
     await asyncio.gather(*streams)
 
 
+class TestBelowCapacity:
+    """With the default settings."""
+
+    @pytest.fixture
+    def settings(self, settings: ServiceSettings) -> ServiceSettings:
+        """Settings with the default limit."""
+        return ServiceSettings(database_url=settings.database_url, auth=settings.auth)
+
+    async def test_few_requests_before_many_are_no_overload(self, app: FastAPI, client: httpx2.AsyncClient) -> None:
+        """The rate at which a quiet service answers is not the one that it can keep up."""
+
+        @app.get("/work")
+        async def work() -> None:
+            for _ in range(10):
+                end = time.perf_counter() + 0.0003
+                while time.perf_counter() < end:
+                    pass
+                await asyncio.sleep(0)
+
+        async def use() -> set[int]:
+            return {(await client.get("/work")).status_code for _ in range(20)}
+
+        for _ in range(2):
+            assert set().union(*await asyncio.gather(*(use() for _ in range(16)))) == {200}
+            await asyncio.sleep(1)  # quiet, and not yet forgotten
+
+
 class TestWithoutALimit:
     """``PROCESSOR_TIMEOUT=0``."""
 

@@ -159,18 +159,6 @@ async def test_of_changes_and_deletions_of_one_version_one_succeeds(
     assert {answer.status_code for answer in answers} <= {200, 204, 404, 412}
 
 
-async def test_a_repeated_request_gets_the_etag_of_its_first_answer(client: httpx2.AsyncClient) -> None:
-    """With it the client is told that the user has changed since."""
-    headers = {"Idempotency-Key": "k"}
-    first = await client.post("/users", json=ADA, headers=headers)
-    assert (await client.get(address(first))).headers["ETag"] == first.headers["ETag"]
-    await client.patch(address(first), json={"name": "Countess"})
-    again = await client.post("/users", json=ADA, headers=headers)
-    assert (again.status_code, again.headers["ETag"]) == (201, first.headers["ETag"])
-    change = await client.patch(address(first), json={"name": "x"}, headers={"If-Match": again.headers["ETag"]})
-    assert change.status_code == 412
-
-
 async def test_a_route_can_require_if_match(app: FastAPI, client: httpx2.AsyncClient, ada: httpx2.Response) -> None:
     @app.put("/guarded", dependencies=[IF_MATCH_REQUIRED])
     async def guarded() -> None: ...

@@ -27,3 +27,16 @@ async def test_a_key_whose_request_was_a_409_is_free(client: httpx2.AsyncClient)
     assert taken.status_code == 409
     free = await client.post("/users", json={"email": "eve@example.com", "name": "Eve"}, headers=headers)
     assert free.status_code == 201
+
+
+async def test_a_repeated_request_gets_the_etag_of_its_first_answer(client: httpx2.AsyncClient) -> None:
+    """With it the client is told that the user has changed since."""
+    headers = {"Idempotency-Key": "k"}
+    body = {"email": "ada@example.com", "name": "Ada"}
+    first = await client.post("/users", json=body, headers=headers)
+    assert (await client.get(first.headers["Location"])).headers["ETag"] == first.headers["ETag"]
+    await client.patch(first.headers["Location"], json={"name": "Countess"})
+    again = await client.post("/users", json=body, headers=headers)
+    assert (again.status_code, again.headers["ETag"]) == (201, first.headers["ETag"])
+    change = await client.patch(first.headers["Location"], json={"name": "x"}, headers={"If-Match": again.headers["ETag"]})
+    assert change.status_code == 412

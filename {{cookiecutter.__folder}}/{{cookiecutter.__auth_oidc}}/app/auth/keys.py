@@ -22,6 +22,9 @@ __all__ = ["Keys", "KeysUnavailable"]
 _MAX_BYTES: Final = 256 * 1024
 """Size limit of one answer of the provider, in bytes. Twenty keys with certificates have about 50 KiB."""
 
+_PATIENT: Final = 8
+"""Requests that may wait for the end of the pause. More are a flood of invented keys, and are answered at once."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -67,15 +70,16 @@ class Keys:
         self._keys: dict[tuple[str, str], PyJWK] = {}
         self._running: asyncio.Task[None] | None = None
         self._failed = False
+        self._patient = 0
         self._started = -inf  # on the clock of time.monotonic
         self.generation = 0
         """Number of successful fetches. Tokens that were verified before the newest one must be verified again."""
 
     async def find(self, key_id: str, algorithm: str) -> PyJWK | None:
-        """Return a key; None if the provider had none with this id for this algorithm when it was last asked.
+        """Return a key; None if the provider has none with this id for this algorithm.
 
-        Within the pause it is not asked again, so that tokens with invented keys hold nobody up. A key that is used in
-        the very seconds in which it appears is not found until then: providers publish keys before they use them.
+        A key that appeared within the pause is found at its end, unless too many requests wait for that already: tokens
+        with invented keys keep few requests open, and none with a known key.
 
         Raises
         ------
@@ -88,12 +92,20 @@ class Keys:
             if age > self._max_age:
                 self.refresh()
             return self._keys[name]
-        running = self._running
-        if running is None and age < self._pause:
+        if self._running is None and age < self._pause:
             if self._failed:
                 raise KeysUnavailable(self._pause - age)
-            return None
-        await asyncio.shield(running or self.refresh())
+            if self._patient == _PATIENT:
+                return None
+            generation = self.generation
+            self._patient += 1
+            try:
+                await asyncio.sleep(self._pause - age)
+            finally:
+                self._patient -= 1
+            if self.generation != generation:  # another one that waited was quicker
+                return self._keys.get(name)
+        await asyncio.shield(self._running or self.refresh())
         return self._keys.get(name)
 
     def refresh(self) -> asyncio.Task[None]:
@@ -147,9 +159,8 @@ class Keys:
         deadline = time.monotonic() + self._timeout
         body = b""
         with build_opener(proxy, _NoRedirects()).open(url, timeout=self._timeout) as response:
-            while chunk := response.read1(
-                65536
-            ):  # the socket's timeout applies to each packet, not to the whole answer
+            # The socket's timeout applies to each packet, not to the whole answer.
+            while chunk := response.read1(65536):
                 body += chunk
                 if len(body) > _MAX_BYTES or time.monotonic() > deadline:
                     raise ValueError(
