@@ -55,7 +55,7 @@ def pooled(url: str, *, clients: int = 200, pgbouncer: Sequence[str] = ()) -> It
             f"[databases]\n* = host=127.0.0.1 port={target.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
             f"listen_port = {port}\nauth_type = scram-sha-256\nauth_file = {folder}/users\n"
             # PgBouncer looks up roles that a test creates on the server.
-            f"auth_user = {target.username}\npool_mode = transaction\n"
+            f"auth_user = {target.username}\nadmin_users = {target.username}\npool_mode = transaction\n"
             f"default_pool_size = 4\nmax_client_conn = {clients}\nunix_socket_dir =\n"
             # PostgreSQL copies a database only if it has no connections, and waits five seconds for that.
             "server_idle_timeout = 1\n"

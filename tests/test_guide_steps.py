@@ -22,7 +22,8 @@ _VARIES = {
 }
 
 
-_ONLY_OF_FEATURES = {"PYTEST_ADDOPTS": "--ignore=tests/database --ignore=tests/telemetry/test_telemetry.py"}
+_MACHINERY = ("database", "migrations/test_locks.py", "migrations/test_upgrades.py", "telemetry/test_telemetry.py")
+_ONLY_OF_FEATURES = {"PYTEST_ADDOPTS": " ".join(f"--ignore=tests/{name}" for name in _MACHINERY)}
 """For `make test`: the other tests import no feature, and test_project runs them."""
 
 

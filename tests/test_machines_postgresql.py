@@ -39,5 +39,7 @@ def test_without_the_wheel_the_machines_is_found(project: Path) -> None:
 
 def test_a_folder_without_programs_is_one_line(project: Path, tmp_path: Path) -> None:
     ended = run("make", "db", cwd=project, check=False, POSTGRES_BIN=str(tmp_path))
-    assert re.search(f"^POSTGRES_BIN: there is no (initdb|pg_ctl) in {re.escape(str(tmp_path))}$", ended.stderr, re.MULTILINE)
+    assert re.search(
+        f"^POSTGRES_BIN: there is no (initdb|pg_ctl) in {re.escape(str(tmp_path))}$", ended.stderr, re.MULTILINE
+    )
     assert "Traceback" not in ended.stderr

@@ -5,6 +5,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,9 @@ def _use(project: Path, database: str, exported: dict[str, str]) -> None:
             patch.start()
             while not rows(database, "SELECT 1 FROM pg_locks WHERE NOT granted"):
                 pass
-            assert client.get(f"/users/{users[1]}").status_code == 503
+            with ThreadPoolExecutor(12) as pool:  # enough for the processor's queue to be observed
+                answers = pool.map(httpx2.get, [f"{address}/users/{users[1]}"] * 12)
+            assert {answer.status_code for answer in answers} == {503}
         patch.join()
         client.get("/health/ready").raise_for_status()
 

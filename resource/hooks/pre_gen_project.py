@@ -19,7 +19,7 @@ RESERVED = {
     # Names that the generated files import: a class of the same name would hide them.
     *("APIRouter", "Annotated", "Any", "AsyncSession", "Base", "BaseModel", "BigInteger", "Boolean", "ConfigDict"),
     *("Conflict", "Cursor", "Date", "DateTime", "DbReader", "DbSession", "Decimal", "Double", "Field", "FiniteFloat"),
-    *("FixedDecimal", "ForeignKey", "IfMatch", "Index", "Int32", "Int64", "Integer", "IntegrityError"),
+    *("FixedDecimal", "ForeignKey", "Index", "Int32", "Int64", "Integer", "IntegrityError"),
     *("JSONB", "Json", "Limit", "ListQuery", "Listing", "Literal", "LongText", "Mapped", "NotFound", "Numeric"),
     *("PreconditionFailed", "Query", "Reader", "RefersToNothing", "Request", "Response", "RowVersion", "ShortText"),
     *("Text", "Timestamp", "TypedDict", "UUID", "Uuid", "Xmin"),

@@ -16,6 +16,8 @@ __all__ = ["FixedDecimal", "Int32", "Int64", "Json", "LongText", "ShortText", "S
 _MAX_JSON: Final = 64 * 1024
 """In bytes. PostgreSQL reads and writes such a value as a whole."""
 
+_STEP: Final = Decimal("0.0001")
+
 _INFINITE: Final = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 """What asyncpg stores as -infinity and infinity, and returns without a time zone."""
 
@@ -26,6 +28,14 @@ def _check_text(value: str) -> str:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError("must not contain half of a surrogate pair")
     return value
+
+
+def _check_decimal(value: Decimal) -> Decimal:
+    # pydantic accepts an exponent that no driver can send: -1e-999999999 up to its version 2.13, 0e-999999999 still.
+    rounded = value.quantize(_STEP)
+    if rounded != value:
+        raise ValueError("must have at most 4 decimal places")
+    return rounded
 
 
 def _check_timestamp(value: datetime) -> datetime:
@@ -68,7 +78,7 @@ Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """JavaScript reads numbers above 2**53 inexactly."""
 
-FixedDecimal = Annotated[Decimal, Field(max_digits=18, decimal_places=4)]
+FixedDecimal = Annotated[Decimal, Field(max_digits=18, decimal_places=4), AfterValidator(_check_decimal)]
 """For ``numeric(18, 4)``: 14 digits before the point, 4 after it. Responses contain it as a string, which is exact."""
 
 Timestamp = Annotated[AwareDatetime, AfterValidator(_check_timestamp)]

@@ -1,7 +1,7 @@
 """The HTTP service: ``uvicorn app.main:app``."""
 
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Final
@@ -97,10 +97,10 @@ class _OneLineStartup:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
-            return
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return (self._start if scope["type"] == "lifespan" else self._app)(scope, receive, send)
+
+    async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
         failed: Message | None = None
 
         async def hold_back_failure(message: Message) -> None:

@@ -10,7 +10,7 @@ from app.auth.dependencies import requires
 from app.database.retry import run_transaction
 from app.dependencies import DbReader, DbSession
 from app.docs import header
-from app.etag import ETAG, IF_NONE_MATCH, IfMatch, tagged
+from app.etag import ETAG, IF_MATCH, IF_NONE_MATCH, if_match, tagged
 from app.idempotency.dependencies import once
 {%- if not it.has_query %}
 from app.pagination import Cursor, Limit, cut
@@ -74,17 +74,17 @@ async def list_{{ cookiecutter.plural }}(
 {%- endif %}
 
 
-@router.patch("/{ {{- cookiecutter.singular }}_id}", dependencies=_WRITE, responses=header(200, ETag=ETAG) | problem_responses(400, 404, 409, 412, 413, 422))
-async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes, response: Response, if_match: IfMatch = None) -> {{ cookiecutter.__class }}Out:
+@router.patch("/{ {{- cookiecutter.singular }}_id}", dependencies=_WRITE, responses=header(200, ETag=ETAG) | problem_responses(400, 404, 409, 412, 413, 422), openapi_extra=IF_MATCH)
+async def change_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes, request: Request, response: Response) -> {{ cookiecutter.__class }}Out:
     """Change some fields of {{ cookiecutter.__one }}."""
     # Under SERIALIZABLE, two concurrent changes may conflict: one of them is retried here, and its client gets no 503.
-    changed = await run_transaction(lambda session: repository.change_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, changes, if_match))
+    changed = await run_transaction(lambda session: repository.change_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, changes, if_match(request)))
     return tagged(changed, response)
 
 
 @router.delete(
-    "/{ {{- cookiecutter.singular }}_id}", status_code=204, response_class=Response, dependencies=_WRITE, responses=problem_responses(404, 409, 412, 422)
+    "/{ {{- cookiecutter.singular }}_id}", status_code=204, response_class=Response, dependencies=_WRITE, responses=problem_responses(404, 409, 412, 422), openapi_extra=IF_MATCH
 )
-async def delete_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, if_match: IfMatch = None) -> None:
+async def delete_{{ cookiecutter.singular }}({{ cookiecutter.singular }}_id: UUID, request: Request) -> None:
     """Delete {{ cookiecutter.__one }}."""
-    await run_transaction(lambda session: repository.delete_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, if_match))
+    await run_transaction(lambda session: repository.delete_{{ cookiecutter.singular }}(session, {{ cookiecutter.singular }}_id, if_match(request)))

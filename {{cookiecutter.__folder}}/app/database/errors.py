@@ -119,7 +119,9 @@ def is_unavailable(error: BaseException) -> bool:
     state = sqlstate(error) or ""
     if state == _PROTOCOL_VIOLATION:
         return False
-    return state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES or error.connection_invalidated
+    # A plan is outdated for long only behind PgBouncer, which keeps it: until a RECONNECT there.
+    of_database = state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES or has_outdated_plan(error)
+    return of_database or error.connection_invalidated
 
 
 def is_refused(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from app.auth.dependencies import requires
 from app.database.retry import run_transaction
 from app.dependencies import DbReader, DbSession
 from app.docs import header
-from app.etag import ETAG, IF_NONE_MATCH, IfMatch, tagged
+from app.etag import ETAG, IF_MATCH, IF_NONE_MATCH, if_match, tagged
 from app.idempotency.dependencies import once
 from app.pagination import Cursor, Limit, cut
 from app.problems import problem_responses
@@ -71,11 +71,14 @@ async def list_users(
     "/{user_id}",
     dependencies=_WRITE,
     responses=header(200, ETag=ETAG) | problem_responses(400, 404, 409, 412, 413, 422),
+    openapi_extra=IF_MATCH,
 )
-async def change_user(user_id: UUID, changes: UserChanges, response: Response, if_match: IfMatch = None) -> UserOut:
+async def change_user(user_id: UUID, changes: UserChanges, request: Request, response: Response) -> UserOut:
     """Change some fields of a user."""
     # Under SERIALIZABLE, two concurrent changes may conflict: one of them is retried here, and its client gets no 503.
-    changed = await run_transaction(lambda session: repository.change_user(session, user_id, changes, if_match))
+    changed = await run_transaction(
+        lambda session: repository.change_user(session, user_id, changes, if_match(request))
+    )
     return tagged(changed, response)
 
 
@@ -85,7 +88,8 @@ async def change_user(user_id: UUID, changes: UserChanges, response: Response, i
     response_class=Response,
     dependencies=_WRITE,
     responses=problem_responses(404, 412, 422),
+    openapi_extra=IF_MATCH,
 )
-async def delete_user(user_id: UUID, if_match: IfMatch = None) -> None:
+async def delete_user(user_id: UUID, request: Request) -> None:
     """Delete a user. Its e-mail can be used again at once."""
-    await run_transaction(lambda session: repository.delete_user(session, user_id, if_match))
+    await run_transaction(lambda session: repository.delete_user(session, user_id, if_match(request)))

@@ -38,5 +38,7 @@ async def test_a_repeated_request_gets_the_etag_of_its_first_answer(client: http
     await client.patch(first.headers["Location"], json={"name": "Countess"})
     again = await client.post("/users", json=body, headers=headers)
     assert (again.status_code, again.headers["ETag"]) == (201, first.headers["ETag"])
-    change = await client.patch(first.headers["Location"], json={"name": "x"}, headers={"If-Match": again.headers["ETag"]})
+    change = await client.patch(
+        first.headers["Location"], json={"name": "x"}, headers={"If-Match": again.headers["ETag"]}
+    )
     assert change.status_code == 412

@@ -4,12 +4,12 @@ The promise is that a response with status 2xx means a committed transaction.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from inspect import isasyncgenfunction, isgeneratorfunction, unwrap
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 __all__ = [
     "LateCommitError",
     "SessionBlock",
+    "SessionsOfRequest",
     "UncommittedWorkError",
     "commit_and_close",
     "refuse_autocommit",
     "refuse_uncommitted_work",
-    "watch_sessions",
     "yields",
 ]
 
@@ -119,8 +119,14 @@ def yields(handler: Callable[..., Any] | None) -> bool:
     return isasyncgenfunction(function) or isgeneratorfunction(function)
 
 
-class _Request:
-    """One request, and its sessions that must be committed before its response."""
+class SessionsOfRequest:
+    """Watches the sessions of a request, in the block around it: they must be committed before its response.
+
+    Parameters
+    ----------
+    scope
+        ASGI scope of the request.
+    """
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self._scope = scope
@@ -130,8 +136,22 @@ class _Request:
         self.with_session: list[asyncio.Task[Any] | None] = []
         """Tasks with an open session."""
 
+    def __enter__(self) -> Self:
+        self._token = _request.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A client in the same process, as in tests, calls the service in its own context.
+        _request.reset(self._token)
+
     def add_session(self) -> asyncio.Task[Any] | None:
-        """Note that the current task opens a session."""
+        """Note that the current task opens a session.
+
+        Raises
+        ------
+        LateCommitError
+            If its commit would come after the response.
+        """
         task = asyncio.current_task()
         # FastAPI produces server-sent events in yet another task. Any other task was started by the handler, which may
         # let it commit whenever it likes.
@@ -144,12 +164,18 @@ class _Request:
         self.with_session.append(task)
         return task
 
-    def refuse_open_session(self) -> None:
-        """Let the response begin, or a message of a web socket be sent."""
+    def refuse_open(self) -> None:
+        """Let the response begin, or a message of a web socket be sent.
+
+        Raises
+        ------
+        LateCommitError
+            If the current task has an open session, which would be committed after that.
+        """
         task = asyncio.current_task()
         if task not in self._answering:
             self._answering.append(task)
-        if any(task in self._answering for task in self.with_session):
+        if self.with_session and any(task in self._answering for task in self.with_session):
             raise LateCommitError(
                 "a session is still open when the client is answered, and would be committed after that: in a handler "
                 "or a dependency, write `session: DbSession` (from app.dependencies); in a web socket, send the "
@@ -158,30 +184,7 @@ class _Request:
         self._has_begun = self._scope["type"] == "http"  # each message of a web socket is an answer of its own
 
 
-_request: ContextVar[_Request | None] = ContextVar("_request", default=None)
-
-
-@contextmanager
-def watch_sessions(scope: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
-    """Watch the sessions of a request. Yield a function to call before its response, or each message, is sent.
-
-    Parameters
-    ----------
-    scope
-        ASGI scope of the request.
-
-    Raises
-    ------
-    LateCommitError
-        By that function, if the current task has an open session, which would be committed after the response.
-    """
-    request = _Request(scope)
-    token = _request.set(request)
-    try:
-        yield request.refuse_open_session
-    finally:
-        # A client in the same process, as in tests, calls the service in its own context.
-        _request.reset(token)
+_request: ContextVar[SessionsOfRequest | None] = ContextVar("_request", default=None)
 
 
 def refuse_autocommit(options: Mapping[str, Any]) -> None:
