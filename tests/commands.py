@@ -30,8 +30,8 @@ def _make_home() -> Path:
 
 _HOME = Path(os.environ["TESTS_HOME"]) if "TESTS_HOME" in os.environ else _make_home()
 os.environ["TESTS_HOME"] = str(_HOME)  # for the workers of this run, which share its caches
-_SHARE = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-"""Number of workers for the tests of a project that a test runs: others run beside it."""
+_WORKERS = max(2, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+"""Number of workers for the tests of a project that a test runs: others run beside it, and all of them wait a lot."""
 
 
 def environment(**env: str) -> dict[str, str]:
@@ -43,7 +43,7 @@ def environment(**env: str) -> dict[str, str]:
         inherited
         | {"PATH": os.pathsep.join([*path, str(uv)]), "HOME": str(_HOME), "UV_CACHE_DIR": str(_HOME / "uv-cache")}
         | {"TMPDIR": str(_HOME / "tmp"), "MYPY_CACHE_DIR": str(_HOME / "mypy-cache")}
-        | {"PYTEST_XDIST_AUTO_NUM_WORKERS": str(_SHARE)}
+        | {"PYTEST_XDIST_AUTO_NUM_WORKERS": str(_WORKERS)}
         | env
     )
 

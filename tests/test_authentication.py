@@ -100,7 +100,6 @@ def test_authentication(fresh: Path) -> None:
     follow("authentication.md", fresh, {"curl -s https://login.example.com": "true https://login.example.com"})
 
 
-@pytest.mark.unproven
 def test_the_guide_to_tenants(fresh: Path, uvx: Path, database: str) -> None:
     """The guide, and its tests once more behind a PgBouncer in transaction mode, which has few connections."""
     follow("tenants.md", fresh, TEMPLATE=str(TEMPLATE), PATH=f"{uvx}:{environment()['PATH']}")

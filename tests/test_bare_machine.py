@@ -12,7 +12,6 @@ from containers import NEEDS, Podman, debian
 from machine import PACKAGES
 
 pytestmark = [
-    pytest.mark.unproven,
     *(pytest.mark.slow, pytest.mark.timeout(1800)),
     *(pytest.mark.needs(*NEEDS), pytest.mark.xdist_group("containers")),
 ]

@@ -50,7 +50,6 @@ def fresh(project: Path, bake: Any) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.unproven
 def test_the_guides_on_jobs_and_events(fresh: Path, uvx: Path, pooler: str) -> None:
     """They end with a project that passes its own checks and tests. A killed worker loses no job and no event."""
     path = f"{uvx}:{environment()['PATH']}"

@@ -20,7 +20,7 @@ from sql import execute, rows
 
 from drill.recipes import Block, Recipe, Release, recipes
 
-pytestmark = [pytest.mark.slow, pytest.mark.unproven]
+pytestmark = pytest.mark.slow
 
 _MODELS = "app/users/models.py"
 _NAME = "     name: Mapped[str] = mapped_column(Text)\n"

@@ -11,7 +11,7 @@ from load import Load
 from services import program, service
 from sql import execute, rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.unproven]
+pytestmark = pytest.mark.slow
 
 GUIDE = (TEMPLATE / "docs" / "guides" / "passwords-that-change.md").read_text()
 FUNCTIONS = dict(zip(("rds", "cloud_sql", "azure"), re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL), strict=True))

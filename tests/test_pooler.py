@@ -101,7 +101,7 @@ def server(project: Path) -> Iterator[str]:
 def test_all_that_sends_sql_works_behind_pgbouncer(project: Path, tmp_path: Path, server: str) -> None:
     """But for the tests of what a pooler does not let through, and no name on that list is out of date."""
     copy = behind_pooler(project, tmp_path, "pgbouncer")
-    found = run(program(copy, "pytest"), "--collect-only", "-q", "-n", "0", cwd=copy).stdout
+    found = run(program(copy, "pytest"), "--collect-only", "-q", "-n", "0", "-m", "", cwd=copy).stdout
     assert [name for name in DIRECT | PREPARED | UNPREPARED if name not in found] == []
     with pooled(server) as url:
         pass_tests(copy, url, *SENDS_SQL, excluded=DIRECT | PREPARED)
@@ -132,7 +132,7 @@ def test_after_a_changed_column_a_newer_pgbouncer_must_reconnect(project: Path, 
 def pass_tests(project: Path, url: str, *chosen: str, excluded: Iterable[str]) -> None:
     """Run tests of the project on a server; all must pass."""
     ended = run(
-        *(program(project, "pytest"), "-q", "-k", f"not ({' or '.join(excluded)})", *chosen),
+        *(program(project, "pytest"), "-q", "-m", "", "-k", f"not ({' or '.join(excluded)})", *chosen),
         cwd=project,
         timeout=600,
         check=False,

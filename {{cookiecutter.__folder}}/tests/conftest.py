@@ -44,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ |= {_SERVER: server, _TEMPLATE: template}  # the workers inherit them
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run more workers than there are processors: tests wait for the database as long as they compute."""
+    processors = os.cpu_count() or 1
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or max(processors, min(2 * processors, 8)))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the server."""
     _resources.close()

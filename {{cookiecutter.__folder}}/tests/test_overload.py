@@ -16,6 +16,8 @@ from app.config import ServiceSettings
 from app.dependencies import DbSession
 from tests.example import Thing
 
+pytestmark = pytest.mark.slow
+
 WAITING = 20
 
 
@@ -131,12 +133,12 @@ async def test_open_streams_are_no_overload(client: httpx2.AsyncClient, release:
 
 
 class TestBelowCapacity:
-    """With the default settings."""
+    """A moderate load."""
 
     @pytest.fixture
     def settings(self, settings: ServiceSettings) -> ServiceSettings:
-        """Settings with the default limit."""
-        return ServiceSettings(database_url=settings.database_url, auth=settings.auth)
+        """Settings with a limit that holds on a busy machine."""
+        return settings.model_copy(update={"processor_timeout": 0.5})
 
     async def test_few_requests_before_many_are_no_overload(self, app: FastAPI, client: httpx2.AsyncClient) -> None:
         """The rate at which a quiet service answers is not the one that it can keep up."""

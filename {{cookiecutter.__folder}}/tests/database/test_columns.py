@@ -165,6 +165,7 @@ async def test_a_parameter_that_is_no_column_is_refused(session: AsyncSession) -
         await fetch(session, CREATE, id=uuid.uuid4(), email="a@example.com", name="Ada", colour="red")
 
 
+@pytest.mark.slow
 async def test_the_sets_of_columns_that_clients_send_are_kept_up_to_a_limit(engine: AsyncEngine) -> None:
     """A PATCH with 12 optional fields has 4,096 of them."""
 

@@ -99,6 +99,7 @@ async def ask(engine: AsyncEngine) -> str:
         return str(await connection.scalar(text("SELECT current_user")))
 
 
+@pytest.mark.slow
 async def test_a_password_that_changes_twice_under_load_needs_no_restart(role: Role, mount: Mount) -> None:
     """With all connections ended by the server after the second change, only the statements on these may fail."""
     pool = EngineOptions(pool_size=4)
@@ -144,6 +145,7 @@ async def test_a_password_that_changes_twice_under_load_needs_no_restart(role: R
             task.cancel()
 
 
+@pytest.mark.slow
 async def test_a_token_with_a_short_life_is_renewed_for_each_connection(role: Role) -> None:
     """A connection that is open keeps working after its token has ended, and is replaced by age."""
     issued: list[str] = []
@@ -250,6 +252,7 @@ async def test_the_replica_has_the_password_of_the_file_unless_its_url_has_one(
             assert (found == role.name) is (user is not None)
 
 
+@pytest.mark.slow
 async def test_migrations_and_scripts_read_the_file(role: Role, mount: Mount) -> None:
     commands = (["alembic", "upgrade", "head"], ["python", "-m", "app.scripts.cleanup"])
     for command in commands:

@@ -16,6 +16,8 @@ from app.database.replicas import Server
 from app.database.session import DatabaseSessionDependency
 from tests.network import Network
 
+pytestmark = pytest.mark.slow
+
 WHERE: Select[str] = select(literal_column("current_database()"))
 SLEEP: Select[None] = select(literal_column("pg_sleep(0.1)"))
 

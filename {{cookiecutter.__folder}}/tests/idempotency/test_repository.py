@@ -6,6 +6,7 @@ import sys
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -43,6 +44,7 @@ async def purge(database_url: str, *arguments: str) -> list[tuple[str, int]]:
     ]
 
 
+@pytest.mark.slow
 async def test_the_cleanup_script_purges_keys_older_than_a_day_in_batches(
     database_url: str, session: AsyncSession
 ) -> None:
@@ -58,6 +60,7 @@ async def test_the_cleanup_script_purges_keys_older_than_a_day_in_batches(
     assert await count(session) == 2
 
 
+@pytest.mark.slow
 async def test_keys_that_another_run_has_in_hand_are_passed_over(database_url: str, session: AsyncSession) -> None:
     await add(session, timedelta(days=2), 3)
     await session.scalars(select(IdempotencyKey.key).limit(1).with_for_update())
@@ -65,6 +68,7 @@ async def test_keys_that_another_run_has_in_hand_are_passed_over(database_url: s
     assert await count(session) == 1
 
 
+@pytest.mark.slow
 async def test_keys_are_in_the_schema_of_the_service(empty_database_url: str) -> None:
     """Claimed twice: the second run of a statement is on the driver."""
     env = {"DATABASE_SCHEMA": 'it"s "orders"'}

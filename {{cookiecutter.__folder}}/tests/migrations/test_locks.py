@@ -14,6 +14,8 @@ import pytest
 from tests.commands import database_name, environment, newest_revision
 from tests.migrations.databases import OUTSIDE, execute
 
+pytestmark = pytest.mark.slow
+
 Revisions = Callable[..., list[str]]
 
 _READS = "SELECT 'secret' FROM things"

@@ -18,6 +18,8 @@ from app.metadata import NAME
 from tests.commands import PROJECT, database_name, environment, newest_revision, run
 from tests.migrations.databases import OUTSIDE, TABLES, execute, fetch, relations, tables
 
+pytestmark = pytest.mark.slow
+
 Alembic = Callable[..., None]
 
 

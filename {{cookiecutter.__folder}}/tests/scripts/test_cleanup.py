@@ -95,6 +95,7 @@ async def test_rows_that_another_run_has_in_hand_are_passed_over(settings: Setti
     assert await count(session) == 1
 
 
+@pytest.mark.slow
 async def test_as_a_command_it_writes_a_line_a_batch(database_url: str, session: AsyncSession) -> None:
     await add(session, 31, 3)
     command = (sys.executable, "-m", "app.scripts.cleanup", "--batch-size", "2")
@@ -109,6 +110,7 @@ async def test_as_a_command_it_writes_a_line_a_batch(database_url: str, session:
     ]
 
 
+@pytest.mark.slow
 async def test_on_a_terminal_it_draws_a_bar_instead(database_url: str, session: AsyncSession) -> None:
     await add(session, 31, 4)
     terminal, its_end = pty.openpty()
@@ -125,6 +127,7 @@ async def test_on_a_terminal_it_draws_a_bar_instead(database_url: str, session: 
     assert b"purged a batch" not in drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 async def test_a_signal_ends_it_after_the_batch_in_hand(
     database_url: str, session: AsyncSession, number: signal.Signals, code: int

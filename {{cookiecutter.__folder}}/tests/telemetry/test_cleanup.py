@@ -3,11 +3,14 @@
 import sys
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.users.models import User
 from dev.collector import receiving
 from tests.commands import run
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_start_that_fails_is_counted(empty_database_url: str) -> None:

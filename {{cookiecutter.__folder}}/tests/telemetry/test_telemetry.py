@@ -20,6 +20,8 @@ from tests.commands import database_name, newest_revision, run
 from tests.example import Thing
 from tests.telemetry.processes import serving
 
+pytestmark = pytest.mark.slow
+
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 _SOMEBODY_WAITS = text(
     "SELECT 1 FROM pg_locks WHERE NOT granted AND pid IN "
