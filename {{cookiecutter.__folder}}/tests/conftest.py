@@ -136,8 +136,10 @@ async def network(database_url: str) -> AsyncIterator[Network]:
 
 @pytest.fixture
 def settings(database_url: str) -> ServiceSettings:
-    """Settings for the test's database; all others have their defaults."""
-    return ServiceSettings(database_url=SecretStr(database_url), database_probe_pause=0, auth=callers.options())
+    """Settings for the test's database. No request is refused because the machine is busy."""
+    return ServiceSettings(
+        database_url=SecretStr(database_url), database_probe_pause=0, processor_timeout=0, auth=callers.options()
+    )
 
 
 @pytest.fixture

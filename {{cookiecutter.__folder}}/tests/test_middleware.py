@@ -14,6 +14,7 @@ from fastapi import Body, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 from sqlalchemy import literal, select, text
+from starlette.exceptions import HTTPException as HTTPExceptionOfStarlette
 from starlette.testclient import WebSocketDenialResponse
 
 from app.dependencies import DbReader, DbSession, max_body_bytes
@@ -133,6 +134,27 @@ async def test_a_body_that_does_not_arrive_is_408_and_the_connection_is_closed(
     assert response.status_code == 408
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.headers["Connection"] == "close"
+
+
+async def test_a_handler_may_go_on_after_a_body_that_did_not_arrive(
+    app: FastAPI, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task does not stay cancelled."""
+    monkeypatch.setattr("app.middleware._BODY_SECONDS", 0.05)
+
+    @app.post("/patient")
+    async def patient(request: Request) -> str:
+        with pytest.raises(HTTPExceptionOfStarlette):
+            await request.body()
+        task = asyncio.current_task()
+        assert task is not None
+        return "cancelled" if task.cancelling() else "went on"
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b" "
+        await asyncio.Event().wait()
+
+    assert (await client.post("/patient", content=body())).json() == "went on"
 
 
 async def test_a_large_body_may_take_longer(client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def settings(settings: ServiceSettings, request: pytest.FixtureRequest) -> Servi
     if "level" not in request.fixturenames:
         return settings
     database = replace(settings.database, isolation_level=request.getfixturevalue("level"), pool_timeout=30)
-    return settings.model_copy(update={"database": database, "processor_timeout": 0})
+    return settings.model_copy(update={"database": database})
 
 
 @pytest.fixture
