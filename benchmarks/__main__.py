@@ -51,10 +51,10 @@ def main(quick: bool, telemetry_only: bool, against: str | None) -> None:
                 progress.update(task, description="two versions", total=VERSION_ROUNDS * versions.STEPS)
                 with tempfile.TemporaryDirectory() as folder:
                     Path(folder).chmod(0o711)  # if we are root, PostgreSQL runs as another user and must get through
-                    rows = versions.against(
+                    tables = versions.against(
                         against, project, Path(folder), rounds=VERSION_ROUNDS, seconds=2, advance=advance
                     )
-                click.echo(markdown(rows))
+                click.echo("\n\n".join(map(markdown, tables)))
                 return
             progress.update(task, description="the routes, four applications")
             results, memory = compare(project, users=users, rounds=rounds, seconds=seconds, advance=advance)

@@ -17,6 +17,7 @@ extensions = ["myst_parser"]
 _FOLDERS = ("", "docs/", "docs/guides/", "benchmarks/", f"{GENERATED}/", f"{GENERATED}/docs/")
 include_patterns = [f"{folder}*.md" for folder in _FOLDERS]
 root_doc = "README"
+suppress_warnings = ["misc.highlighting_failure"]  # the lexer for SQL does not know `:=`
 html_theme = "furo"
 html_title = "A template for FastAPI services on PostgreSQL"
 html_copy_source = False

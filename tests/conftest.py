@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,9 +97,9 @@ def path_without_uv(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    """Podman with a store of its own."""
-    with podman_in(tmp_path_factory.mktemp("podman")) as podman:
+def podman() -> Iterator[Podman]:
+    """Podman with a store of its own, whose path must be short."""
+    with tempfile.TemporaryDirectory(prefix="podman-") as folder, podman_in(Path(folder)) as podman:
         yield podman
 
 

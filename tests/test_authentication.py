@@ -104,7 +104,8 @@ def test_the_guide_to_tenants(fresh: Path, uvx: Path, database: str) -> None:
     """The guide, and its tests once more behind a PgBouncer in transaction mode, which has few connections."""
     follow("tenants.md", fresh, TEMPLATE=str(TEMPLATE), PATH=f"{uvx}:{environment()['PATH']}")
     options = fresh / "app" / "database" / "internal" / "options.py"
-    default = 'pooler: Literal["none", "pgbouncer"] = '
+    default = 'pooler: Literal["none", "pgbouncer", "pgbouncer-prepared"] = '
+    assert f'{default}"none"' in options.read_text()
     options.write_text(options.read_text().replace(f'{default}"none"', f'{default}"pgbouncer"'))
     with pooled(database) as url:
         tests = ["tests/notes", "-W", "ignore::UserWarning"]

@@ -178,7 +178,7 @@ def test_both_services_run_the_same_jobs(bakes: Bakes) -> None:
         assert sorted(pythons) == sorted(OPTIONS["python_version"])
         assert postgresqls == majors
         made = [line.removeprefix("make ") for line in typed if line.startswith("make ")]
-        assert made == ["check", "openapi", "test", "test", "audit"]
+        assert made == ["check", "openapi", "test-all", "test-all", "audit"]
         assert set(made) <= targets
 
 

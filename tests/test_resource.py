@@ -40,7 +40,7 @@ DIFFERENT: dict[str, list[str]] = {
     ],
     "routes.py": [
         "@router.delete('/{user_id}', status_code=204, response_class=Response, dependencies=_WRITE, "
-        "responses=problem_responses(404, 409, 412, 422))",
+        "responses=problem_responses(404, 409, 412, 422), openapi_extra=IF_MATCH)",
     ],
 }
 """The lines of the scaffold that the users example does not have: it has e-mails, and marks rows as deleted."""
