@@ -66,7 +66,7 @@ def test_a_test_that_fails_leaves_no_process_behind(tmp_path: Path) -> None:
         child = psutil.Process(int(process.stdout.readline()))
         raise ZeroDivisionError
     psutil.wait_procs([child], timeout=60)
-    assert not child.is_running()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE  # a container may have nobody who reaps it
 
 
 def test_all_processes_of_tests_are_started_by_what_ends_them() -> None:

@@ -110,7 +110,7 @@ def _locked(database: str, user: str) -> Iterator[None]:
 
 def _use(project: Path, database: str, exported: dict[str, str]) -> None:
     """Succeed, conflict, and find the pool busy."""
-    one = {"DATABASE_POOL_SIZE": "1", "DATABASE_POOL_TIMEOUT": "0.1"}
+    one = {"DATABASE_POOL_SIZE": "1", "DATABASE_POOL_TIMEOUT": "1"}
     with service(project, database, **one, **exported) as (address, _), httpx2.Client(base_url=address) as client:
         users = [client.post("/users", json=new_user()).json()["id"] for _ in range(2)]
         client.delete(f"/users/{users[0]}").raise_for_status()
