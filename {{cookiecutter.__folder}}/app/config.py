@@ -109,7 +109,7 @@ class ServiceSettings(Settings):
     auth: AuthOptions = Field(default_factory=dict, validate_default=True)
     """Options of authentication: AUTH_ISSUER and so on, if there are any."""
 
-    processor_timeout: float = Field(default=0.5, ge=0)
+    processor_timeout: float = Field(default=0.2, ge=0)
     """How long a new request may expect to wait for the processor; if longer, it gets a 503 at once. 0: no limit."""
 
 
