@@ -15,7 +15,7 @@ import pytest
 from commands import run
 from load import Load, new_user
 from servers import frozen, postmaster_of
-from services import service
+from services import PATIENT, service
 from sql import execute, rows
 
 pytestmark = pytest.mark.slow
@@ -145,9 +145,7 @@ def _accepts(address: str) -> bool:
 
 
 def test_two_hundred_clients_that_want_one_email(project: Path, migrated: str) -> None:
-    # They are no overload for this test, however slow the machine is.
-    patient = {"DATABASE_POOL_TIMEOUT": "60", "PROCESSOR_TIMEOUT": "0"}
-    with service(project, migrated, "--workers", "2", **patient) as (address, _), ThreadPoolExecutor(200) as pool:
+    with service(project, migrated, "--workers", "2", **PATIENT) as (address, _), ThreadPoolExecutor(200) as pool:
         body = {"email": "ada@example.com", "name": "Ada"}
         created = list(pool.map(lambda _: httpx2.post(f"{address}/users", json=body, timeout=60), range(200)))
         assert sorted(answer.status_code for answer in created) == [201] + [409] * 199

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from load import new_user
-from services import service
+from services import PATIENT, service
 from sql import execute, rows
 
 pytestmark = pytest.mark.slow
@@ -25,9 +25,7 @@ KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
 def test_fifty_clients_that_send_one_key_make_one_row_and_get_one_answer(
     project: Path, migrated: str, isolation_level: str
 ) -> None:
-    # Fifty at once are no overload for this test, however slow the machine is.
-    patient = {"DATABASE_POOL_TIMEOUT": "60", "PROCESSOR_TIMEOUT": "0"}
-    env = {"DATABASE_ISOLATION_LEVEL": isolation_level, **patient}
+    env = {"DATABASE_ISOLATION_LEVEL": isolation_level, **PATIENT}
     with service(project, migrated, "--workers", "2", **env) as (address, _), ThreadPoolExecutor(50) as pool:
         for number in range(1, 6):
             body, key = new_user(), {"Idempotency-Key": f"key {number}"}
