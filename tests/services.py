@@ -8,7 +8,6 @@ from typing import Any
 
 from commands import free_port, run, serving
 
-
 PATIENT = {"DATABASE_POOL_TIMEOUT": "60", "PROCESSOR_TIMEOUT": "0"}
 """Settings with which no request is refused, for tests of other laws with many clients, however slow the machine is."""
 
