@@ -112,7 +112,8 @@ class RequestMiddleware:
                 self._processor.leave(None)
             # Bound when logging is configured, and once, not anew for each line.
             self._log = self._log or _log.bind()
-            self._log.info(
+            write = self._log.info if status is not None and status < 500 else self._log.warning
+            write(
                 "request",
                 method=scope["method"],
                 route=getattr(scope.get("route"), "path", None),

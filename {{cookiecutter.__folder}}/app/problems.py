@@ -168,7 +168,7 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 async def _database_error(request: Request, error: Exception) -> JSONResponse:
     if not (is_unavailable(error) or is_refused(error)):
         raise error
-    _log.warning("database unavailable", reason=describe(error), sqlstate=sqlstate(error))
+    structlog.contextvars.bind_contextvars(reason=describe(error), sqlstate=sqlstate(error))  # for the request's line
     UNAVAILABLE.add(1, {"reason": sqlstate(error) or type(error).__name__})
     # If the COMMIT had been sent, the write may be stored: the route knows whether a repetition is safe.
     advice = getattr(request.state, "advice", "try again shortly")

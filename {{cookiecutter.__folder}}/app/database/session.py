@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import Select, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from app.database.engine import create_database_engine
+from app.database.internal.pool import Pool
 from app.database.internal.transaction import SessionBlock, commit_and_close, refuse_autocommit, refuse_uncommitted_work
 from app.database.password import Password
 from app.database.probe import probe
@@ -164,8 +165,9 @@ class DatabaseSessionDependency:
         return self._block(commit_and_close, after_response)
 
     def _block(self, end: Callable[[Session], None], after_response: bool) -> SessionBlock:
-        if self._sessions is None:
+        if self._sessions is None or self._primary is None:
             raise _not_initialized()
+        cast("Pool", self._primary.engine.pool).refuse_in_vain()
         return SessionBlock(self._sessions(), end, after_response=after_response)
 
     async def ping(self) -> None:

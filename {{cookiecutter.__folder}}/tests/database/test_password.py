@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Select, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from app.config import ServiceSettings
@@ -225,10 +226,10 @@ async def test_a_file_that_is_gone_is_a_503_with_its_reason_in_the_log(role: Rol
     ):
         await db_session_dependency.engine.dispose()
         mount.file.rename(mount.folder / "elsewhere")
-        with capture_logs() as lines:
+        with capture_logs([merge_contextvars]) as lines:
             answer = await client.get("/users")
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-        (line,) = [line for line in lines if line["event"] == "database unavailable"]
+        (line,) = [line for line in lines if line["event"] == "request" and line["status"] == 503]
         assert f"no password for a new connection: the file {mount.file} cannot be read" in line["reason"]
         (mount.folder / "elsewhere").rename(mount.file)
         assert (await client.get("/users")).status_code == 200

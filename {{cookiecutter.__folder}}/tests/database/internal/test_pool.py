@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database.engine import create_database_engine
+from app.database.session import DatabaseSessionDependency
 
 MakeEngine = Callable[..., AsyncEngine]
 
@@ -70,25 +73,42 @@ async def test_a_request_waits_for_the_timeout_and_twice_as_long_if_the_queue_ha
         assert first.done()
 
 
-async def test_a_request_that_would_wait_in_vain_is_refused_at_once(make_engine: MakeEngine) -> None:
-    """The queue has seen how slowly connections are returned."""
-    engine = make_engine(pool_timeout=60)
+@asynccontextmanager
+async def overload(engine: AsyncEngine) -> AsyncIterator[list[asyncio.Task[object]]]:
+    """Begin more requests than the only connection can serve in time, and keep it for the block."""
 
     async def use() -> None:
         async with engine.connect():
             pass
 
-    for _ in range(2):
+    for _ in range(2):  # the queue sees how slowly connections are returned
         async with engine.connect():
             (waiting,) = await begun(use())
             await asyncio.sleep(0.1)
         await waiting
-    engine.pool._timeout = 0.05  # type: ignore[attr-defined]
+    engine.pool._timeout = 5  # type: ignore[attr-defined]
     async with engine.connect():
-        first, *later = await begun(*(use() for _ in range(20)))
+        tasks = await begun(*(use() for _ in range(1000)))
+        yield tasks
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_request_that_would_wait_in_vain_is_refused_at_once(make_engine: MakeEngine) -> None:
+    async with overload(make_engine(pool_timeout=60)) as (first, *later):
         assert not first.done()
         assert {type(task.exception()) for task in later if task.done()} == {PoolTimeoutError}
-    await asyncio.gather(first, *later, return_exceptions=True)
+
+
+async def test_a_session_that_would_wait_in_vain_does_not_begin(database_url: str) -> None:
+    """A request is refused before anything is spent on it."""
+    database = DatabaseSessionDependency()
+    await database.initialize(database_url, pool_size=1, max_overflow=0, pool_timeout=60)
+    async with overload(database.engine):
+        with pytest.raises(PoolTimeoutError, match="too many requests wait"):
+            database.session()
+    async with database.session() as session:
+        await session.execute(select(1))
+    await database.aclose()
 
 
 @pytest.mark.parametrize("given", [False, True])
