@@ -271,8 +271,8 @@ def test_each_name_that_the_files_use_is_refused(fresh: Path, database: str) -> 
     assert scaffold(fresh, *answers).returncode == 0
     hook = (TEMPLATE / "resource" / "hooks" / "pre_gen_project.py").read_text()
     names = {row[0] for row in rows(database, "SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')")}
-    code = "import json, pydantic, app.database.base as base, app.pagination as pages\n"
-    kinds = "pydantic.BaseModel, base.Base, pages.ListQuery"
+    code = "import json, pydantic, app.database.base as base, app.list_query as lists\n"
+    kinds = "pydantic.BaseModel, base.Base, lists.ListQuery"
     code += f"print(json.dumps([name for kind in ({kinds}) for name in dir(kind) if name[0] != '_']))"
     names |= set(json.loads(run(program(fresh, "python"), "-c", code, cwd=fresh).stdout))
     for path in (fresh / "app" / "orders").iterdir():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 PLURAL = "{{ cookiecutter.plural }}"
 MIGRATION = "{{ cookiecutter.migration }}"
+HAS_QUERY = "{{ 'yes' if (cookiecutter | resource).has_query }}"
 HERE = Path.cwd()
 PROJECT = HERE.parent
 APP, TESTS = f"app/{PLURAL}", f"tests/{PLURAL}"
@@ -22,7 +23,10 @@ def run(*command):
 run("make", "--no-print-directory", "install")
 shutil.move(HERE / "app", PROJECT / APP)
 shutil.move(HERE / "tests", PROJECT / TESTS)
-HERE.rmdir()
+if HAS_QUERY and not (PROJECT / "app" / "list_query.py").exists():  # the first list with filters or orders
+    for path in sorted((HERE / "lists").rglob("*.py")):
+        shutil.move(path, PROJECT / path.relative_to(HERE / "lists"))
+shutil.rmtree(HERE)
 if not (PROJECT / "app" / "idempotency").exists():  # the project is older, or its owner has removed it
     routes = PROJECT / APP / "routes.py"
     routes.write_text(re.sub(r"^(@once|from app\.idempotency\..*)\n", "", routes.read_text(), flags=re.MULTILINE))

@@ -16,7 +16,7 @@ from app.database.internal.revision import check_revision
 from app.database.internal.url import needs_password
 from app.database.password import Password, read_password_file
 from app.database.probe import DatabaseNotReady, wait_for_database
-from app.database.replicas import Server
+from app.database.replicas import WatchedServer
 from app.database.session import DatabaseSessionDependency
 from app.instruments import STARTS, span
 from app.telemetry import telemetry
@@ -79,8 +79,7 @@ async def open_database(
             replica_password=database_password(settings, replica_url) if replica_url else None,
             **vars(settings.database),
         )
-        replica = database.replica.engine if database.replica else None
-        end.enter_context(telemetry(primary=database.engine, replica=replica))
+        end.enter_context(telemetry(**database.engines))
         with _counted_start():
             await wait_for_database(
                 database.engine,
@@ -105,7 +104,7 @@ def _counted_start() -> Iterator[None]:
         STARTS.add(1, {"result": result})
 
 
-async def _warn_of_replica(replica: Server) -> None:
+async def _warn_of_replica(replica: WatchedServer) -> None:
     try:
         await replica.ping()
     except (DBAPIError, DatabaseUnavailable, OSError) as error:

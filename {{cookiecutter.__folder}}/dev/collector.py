@@ -3,6 +3,7 @@
 It stands for a collector in development and in the tests. Nothing is stored, unless ``--record`` names a file.
 """
 
+import sys
 import threading
 from argparse import ArgumentParser
 from collections import Counter
@@ -135,6 +136,7 @@ def _print_traces(request: Request) -> None:
         if span.parent_span_id not in known:
             print(f"\ntrace {span.trace_id.hex()}")
             show(span, 0)
+    sys.stdout.flush()  # it may be a pipe
 
 
 def main() -> None:

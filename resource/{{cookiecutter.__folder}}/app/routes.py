@@ -12,9 +12,7 @@ from app.dependencies import DbReader, DbSession
 from app.docs import header
 from app.etag import ETAG, IF_MATCH, IF_NONE_MATCH, if_match, tagged
 from app.idempotency.dependencies import once
-{%- if not it.has_query %}
-from app.pagination import Cursor, Limit, cut
-{%- endif %}
+from app.pagination import {% if not it.has_query %}Cursor, Limit, {% endif %}cut
 from app.problems import problem_responses
 from app.{{ cookiecutter.plural }} import repository
 from app.{{ cookiecutter.plural }}.schemas import New{{ cookiecutter.__class }}, {{ cookiecutter.__class }}Changes, {{ cookiecutter.__class }}Out, {{ cookiecutter.__class }}Page{% if it.has_query %}, {{ cookiecutter.__class }}Query{% endif %}
@@ -58,7 +56,7 @@ async def list_{{ cookiecutter.plural }}(
 ) -> {{ cookiecutter.__class }}Page:
     """List {{ cookiecutter.plural }}, a page at a time."""
     found = await repository.list_{{ cookiecutter.plural }}(reader, query)
-    return {{ cookiecutter.__class }}Page(*query.cut(found, request, response))
+    return {{ cookiecutter.__class }}Page(*cut(found, query.limit, request, response, query.cursor_of))
 {%- else %}
 async def list_{{ cookiecutter.plural }}(
     reader: DbReader,

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from app.etag import RowVersion
 from app.fields import FixedDecimal, Int32, Int64, Json, LongText, ShortText, Timestamp
-from app.pagination import ListQuery
+from app.list_query import ListQuery
 
 __all__ = ["New{{ cookiecutter.__class }}", "{{ cookiecutter.__class }}Changes", "{{ cookiecutter.__class }}Out", "{{ cookiecutter.__class }}Page"{% if it.has_query %}, "{{ cookiecutter.__class }}Query"{% endif %}]
 {% for field in it.sets %}

@@ -112,7 +112,7 @@ class Reader:
         into: type | None,
         parameters: dict[str, Any],
         *,
-        single: bool = False,  # for `app.database.replicas`
+        single: bool = False,  # for readers that have a second server
     ) -> Sequence[Any]:
         """Return all rows: what `all`, `one_or_none` and `scalar` have in common.
 

@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
 import structlog
-from sqlalchemy import Select, event, select
+from sqlalchemy import Select, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.database.errors import DatabaseUnavailable, another_may_answer, describe
 from app.database.reader import Reader
+from app.database.server import Server
 
-__all__ = ["FallbackReader", "Readers", "Server", "create_readers"]
+__all__ = ["FallbackReader", "Readers", "WatchedServer", "create_readers"]
 
 _PATIENCE: Final = 0.3
 """Seconds without an answer after which a read pings its server."""
@@ -26,34 +26,19 @@ _ANSWER: Final = 0.4
 _PAUSE: Final = 1.0
 """Seconds between two attempts to reach a server that is away."""
 
-_CLOSE: Final = 2.0
-"""Time limit in seconds to close a pool. It usually takes a few milliseconds."""
-
 _log = structlog.get_logger(__name__)
 
 
-class Server:
-    """A pool, and whether its server is away.
+class WatchedServer(Server):
+    """A server that may be away.
 
-    After a server has failed a read or become silent, no read uses it until it has answered a ping. No request waits
-    for that ping.
-
-    Parameters
-    ----------
-    setting
-        Name of the setting that holds its URL, for the log.
-    engine
-        Engine of the pool.
-    ping_engine
-        Engine for pings, with its own connection: a busy pool does not mean that the server is away.
+    After it has failed a read or become silent, no read uses it until it has answered a ping. No request waits for that
+    ping. See `Server` for the parameters.
     """
 
     def __init__(self, setting: str, engine: AsyncEngine, ping_engine: AsyncEngine) -> None:
-        self.engine = engine
-        self.ping_engine = ping_engine
-        self.reader = Reader(engine)
+        super().__init__(setting, engine, ping_engine)
         self._reported = False
-        self._setting = setting
         self._ping: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
@@ -68,17 +53,12 @@ class Server:
         event.listen(self.engine.sync_engine, "connect", self._was_opened)
         event.listen(self.engine.sync_engine, "checkin", self._was_used)
 
-    async def ping(self) -> None:
-        """Query the server, on a connection outside the pool. Raises DBAPIError or DatabaseUnavailable on failure."""
-        async with self.ping_engine.connect() as connection:
-            await connection.execute(select(1))
-
     async def rows(
         self, statement: Select[*tuple[Any, ...]], into: type | None, parameters: dict[str, Any]
     ) -> Sequence[Any]:
         """Return all rows, or raise DatabaseUnavailable as soon as the server is known to be away."""
         if self.is_away:
-            raise DatabaseUnavailable(f"{self._setting}: the server is away")
+            raise DatabaseUnavailable(f"{self.setting}: the server is away")
         read = asyncio.create_task(self.reader.rows(statement, into, parameters))
         try:
             while not (await asyncio.wait({read}, timeout=_PATIENCE))[0]:
@@ -96,7 +76,7 @@ class Server:
         """Wait for the answer to a ping; all waiting reads share one."""
         ping = self._current_ping()
         if not (await asyncio.wait({ping}, timeout=_ANSWER))[0]:
-            raise DatabaseUnavailable(f"{self._setting}: the server does not answer")
+            raise DatabaseUnavailable(f"{self.setting}: the server does not answer")
         ping.result()
 
     def _current_ping(self) -> asyncio.Task[None]:
@@ -124,7 +104,7 @@ class Server:
                 if not self._reported:
                     self._reported = True
                     self._drop_idle_connections()
-                    _log.warning(f"{self._setting}: no answer; reads use the other server", reason=describe(error))
+                    _log.warning(f"{self.setting}: no answer; reads use the other server", reason=describe(error))
                 await asyncio.sleep(_PAUSE)
             else:
                 self._end_watch()
@@ -135,7 +115,7 @@ class Server:
             self._watch = None
             if self._reported:
                 self._reported = False
-                _log.info(f"{self._setting}: answers again")
+                _log.info(f"{self.setting}: answers again")
 
     def _drop_idle_connections(self) -> None:
         # Their machine may be gone without closing them, and each would cost a request its whole time limit.
@@ -144,15 +124,11 @@ class Server:
                 entry.driver_connection.terminate()  # the pool replaces what is closed
 
     async def aclose(self) -> None:
-        """Close the pools. If the server is silent, leave the connections to the operating system."""
+        """Close the pools, and end what runs."""
         for task in (self._watch, self._ping):
             if task is not None:
                 task.cancel()
-        for engine in (self.engine, self.ping_engine):
-            # Connections are closed one by one, and each may take as long as a statement.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_CLOSE):
-                    await engine.dispose()
+        await super().aclose()
 
 
 class FallbackReader(Reader):
@@ -169,7 +145,7 @@ class FallbackReader(Reader):
         Which of the two is the replica.
     """
 
-    def __init__(self, first: Server, second: Server, *, replica: Server) -> None:
+    def __init__(self, first: WatchedServer, second: WatchedServer, *, replica: WatchedServer) -> None:
         self._servers = (first, second)
         self._replica = replica
 
@@ -210,7 +186,7 @@ class Readers(NamedTuple):
     """The data of a replica; while the replicas are away, committed data."""
 
 
-def create_readers(primary: Server, replica: Server | None) -> Readers:
+def create_readers(primary: WatchedServer, replica: WatchedServer | None) -> Readers:
     """Create the readers of a service."""
     if replica is None:
         return Readers(primary.reader, primary.reader, primary.reader)

@@ -15,7 +15,8 @@ from app.database.internal.transaction import SessionBlock, commit_and_close, re
 from app.database.password import Password
 from app.database.probe import probe
 from app.database.reader import Reader
-from app.database.replicas import Readers, Server, create_readers
+from app.database.replicas import Readers, create_readers
+from app.database.replicas import WatchedServer as Server
 
 __all__ = ["DatabaseSessionDependency", "create_async_session", "db_session_dependency"]
 
@@ -46,10 +47,10 @@ class DatabaseSessionDependency:
 
     def __init__(self) -> None:
         self._primary: Server | None = None
-        self._replica: Server | None = None
-        self._readers: Readers | None = None
         self._sessions: async_sessionmaker[AsyncSession] | None = None
         self._manage_transactions = True
+        self._replica: Server | None = None
+        self._readers: Readers | None = None
 
     async def initialize(
         self,
@@ -92,9 +93,9 @@ class DatabaseSessionDependency:
             replica_options = options | {"connect_timeout": connect_timeout}
             replica = _server("DATABASE_REPLICA_URL", replica_url, replica_password, replica_options)
         await self.aclose()
-        self._primary = primary
         self._replica = replica
         self._readers = create_readers(primary, replica)
+        self._primary = primary
         self._manage_transactions = manage_transactions
         self._sessions = async_sessionmaker(
             primary.engine,
@@ -108,18 +109,37 @@ class DatabaseSessionDependency:
     async def aclose(self) -> None:
         """Close the pool, if one is open. If the server is silent, leave the connections to the operating system."""
         servers = self._servers()
-        self._primary = self._replica = self._readers = self._sessions = None
+        self._primary = self._sessions = None
+        self._replica = self._readers = None
         await asyncio.gather(*(server.aclose() for server in servers))
 
     def _servers(self) -> list[Server]:
-        return [server for server in (self._primary, self._replica) if server is not None]
+        servers = [self._primary]
+        servers.append(self._replica)
+        return [server for server in servers if server is not None]
+
+    def _opened(self) -> Server:
+        if self._primary is None:
+            raise _not_initialized()
+        return self._primary
 
     @property
     def engine(self) -> AsyncEngine:
         """Engine of the primary's pool."""
-        if self._primary is None:
-            raise _not_initialized()
-        return self._primary.engine
+        return self._opened().engine
+
+    @property
+    def engines(self) -> dict[str, AsyncEngine]:
+        """Engines of all pools, by the name of the pool."""
+        engines = {"primary": self.engine}
+        if self._replica is not None:
+            engines["replica"] = self._replica.engine
+        return engines
+
+    @property
+    def reader(self) -> Reader:
+        """Reader of the primary, which runs selects without a transaction: committed data."""
+        return self._opened().reader
 
     @property
     def replica(self) -> Server | None:
@@ -128,15 +148,10 @@ class DatabaseSessionDependency:
 
     @property
     def readers(self) -> Readers:
-        """Readers, which run selects without a transaction."""
+        """All readers, by guarantee."""
         if self._readers is None:
             raise _not_initialized()
         return self._readers
-
-    @property
-    def reader(self) -> Reader:
-        """Reader of the primary: committed data."""
-        return self.readers.primary
 
     async def __call__(self) -> AsyncIterator[AsyncSession]:
         """Yield a session, and end its transaction afterwards."""
@@ -165,9 +180,9 @@ class DatabaseSessionDependency:
         return self._block(commit_and_close, after_response)
 
     def _block(self, end: Callable[[Session], None], after_response: bool) -> SessionBlock:
-        if self._sessions is None or self._primary is None:
+        if self._sessions is None:
             raise _not_initialized()
-        cast("Pool", self._primary.engine.pool).refuse_in_vain()
+        cast("Pool", self.engine.pool).refuse_in_vain()
         return SessionBlock(self._sessions(), end, after_response=after_response)
 
     async def ping(self) -> None:

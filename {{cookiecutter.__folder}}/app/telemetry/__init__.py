@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 @contextmanager
-def telemetry(**engines: AsyncEngine | None) -> Iterator[None]:
+def telemetry(**engines: AsyncEngine) -> Iterator[None]:
     """Export traces and metrics until the end of the block, if the environment names a collector.
 
     A problem with telemetry is a warning, never an error: a platform sets these variables for every service, and a
@@ -76,12 +76,11 @@ def _is_wanted(signal: str) -> bool:
     return exporter == "otlp" and protocol == "http/protobuf"
 
 
-def _start(signals: list[str], engines: dict[str, AsyncEngine | None], end: ExitStack) -> None:
+def _start(signals: list[str], engines: dict[str, AsyncEngine], end: ExitStack) -> None:
     from app.telemetry.database import observe  # noqa: PLC0415  # takes 0.1 s, which is wasted if telemetry is off
     from app.telemetry.sdk import start  # noqa: PLC0415
 
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # no agent has installed an SDK
         end.enter_context(start(traces=_TRACES in signals, metrics=_METRICS in signals))
     for name, engine in engines.items():
-        if engine is not None:
-            observe(engine, pool_name=name)
+        observe(engine, pool_name=name)

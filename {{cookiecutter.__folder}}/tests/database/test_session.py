@@ -238,7 +238,7 @@ async def test_run_transaction_commits_also_where_sessions_are_unmanaged(
 
 
 @pytest.mark.parametrize(
-    "use", [attrgetter("engine"), attrgetter("readers"), methodcaller("session"), methodcaller("transaction")]
+    "use", [attrgetter("engine"), attrgetter("reader"), methodcaller("session"), methodcaller("transaction")]
 )
 def test_what_is_not_initialized_says_what_to_do(use: Callable[[Any], Any]) -> None:
     with pytest.raises(RuntimeError, match="in a script, use `async with open_database"):

@@ -12,7 +12,7 @@ from structlog.typing import EventDict
 
 from app.database.errors import DatabaseUnavailable
 from app.database.reader import Reader
-from app.database.replicas import Server
+from app.database.replicas import WatchedServer
 from app.database.session import DatabaseSessionDependency
 from tests.network import Network
 
@@ -27,7 +27,7 @@ class Watched:
     """A server behind the network, and what uses it."""
 
     database: DatabaseSessionDependency
-    server: Server
+    server: WatchedServer
     reader: Reader
     """Asks this server first."""
 
@@ -39,7 +39,7 @@ async def watched(
     """Two servers. The one of the setting has answered through the network, and is pinged often."""
     monkeypatch.setattr("app.database.session._PING", 0.1)
     monkeypatch.setattr("app.database.replicas._PAUSE", 0.05)
-    monkeypatch.setattr("app.database.replicas._CLOSE", 0.2)
+    monkeypatch.setattr("app.database.server._CLOSE", 0.2)
     database = DatabaseSessionDependency()
     urls = [network.url, replica_url] if request.param == "DATABASE_URL" else [replica_url, network.url]
     await database.initialize(urls[0], replica_url=urls[1], connect_timeout=0.2)

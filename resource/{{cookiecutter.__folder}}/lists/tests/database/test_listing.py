@@ -27,7 +27,8 @@ from app.database.reader import Reader
 from app.database.statements import SchemaMismatchError, columns
 from app.dependencies import DbReader
 from app.fields import Int32, ShortText
-from app.pagination import ListQuery
+from app.list_query import ListQuery
+from app.pagination import cut
 
 
 class Base(DeclarativeBase):
@@ -115,7 +116,7 @@ async def list_tasks(
 ) -> list[str]:
     """List the names of tasks."""
     found = await _LIST.rows(reader, limit=query.limit + 1, sort=query.sort, after=query.cursor, filters=query.filters)
-    return [task.name for task in query.cut(found, request, response)[0]]
+    return [task.name for task in cut(found, query.limit, request, response, query.cursor_of)[0]]
 
 
 @pytest.fixture

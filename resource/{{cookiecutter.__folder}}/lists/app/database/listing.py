@@ -58,7 +58,7 @@ class Listing(Generic[T]):
     into
         Dataclass of the rows.
     query
-        Class of the query parameters; see `app.pagination.ListQuery`.
+        Class of the query parameters; see `app.list_query.ListQuery`.
     filters
         Condition of each filter, with a `bindparam` of the filter's name.
 
