@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -52,7 +52,8 @@ class Server:
         """End it at once, as a machine that loses its power."""
         family = family_of(self.postmaster)
         for pid in family:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # some end by themselves, when the first is gone
+                os.kill(pid, signal.SIGKILL)
         while any(map(psutil.pid_exists, family)):
             pass  # until then it cannot be started again
 

@@ -31,9 +31,8 @@ with subprocess.Popen(["make", "demo", f"PORT={sys.argv[1]}"], start_new_session
             time.sleep(0.1)
 """
 CHOSEN = (
-    *("test_bake", "test_docs", "test_image", "test_machine", "test_observability", "test_slow_clients"),
-    *("test_updates", "first_resource", "leaves_no_process", "newcomer", "role_without", "server_that_goes_silent"),
-    *("two_cleanups", "worker_that_is_killed"),
+    *("created_on_the_page", "default_answers", "first_resource", "half_sent", "keeps_its_data", "newcomer", "queries"),
+    *("role_without", "test_image", "test_machine", "test_updates", "worker_that_is_killed"),
 )
 """Of the template's tests a part in which each program that a machine may lack is missed."""
 

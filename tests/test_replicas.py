@@ -46,7 +46,8 @@ def servers(project: Path) -> Iterator[tuple[Server, Server]]:
 
 def catch_up(primary: Server, standby: Server) -> None:
     """Wait until the standby has all that the primary has written."""
-    ((position,),) = rows(primary.url, "SELECT pg_current_wal_insert_lsn()::text")
+    # Not of the next insert: after a record that fills its page, that is behind the next page's header.
+    ((position,),) = rows(primary.url, "SELECT pg_current_wal_flush_lsn()::text")
     while not rows(standby.url, f"SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn")[0][0]:
         pass
 

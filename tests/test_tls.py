@@ -1,5 +1,6 @@
 """What the TLS parameters of a URL promise, on a server that takes no connection without TLS."""
 
+import inspect
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -63,9 +64,15 @@ def _write(
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=host is None, path_length=None), critical=True)
+        # Python 3.13 and later insist on these, and on the authority's key usage.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
     if host is not None:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+    else:
+        none = dict.fromkeys(inspect.signature(x509.KeyUsage).parameters, False)
+        builder = builder.add_extension(x509.KeyUsage(**{**none, "key_cert_sign": True}), critical=True)
     certificate = builder.sign(issuer_key, hashes.SHA256())
     (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     (folder / f"{name}.key").write_bytes(

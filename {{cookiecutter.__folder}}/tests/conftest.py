@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.config import ServiceSettings, Settings
 from app.database.engine import create_database_engine
+from app.database.internal.options import EngineOptions
 from app.database.session import create_async_session
 from app.main import create_app
 from dev.databases import environment_without_settings, scratch_database, scratch_server
@@ -138,7 +139,11 @@ async def network(database_url: str) -> AsyncIterator[Network]:
 def settings(database_url: str) -> ServiceSettings:
     """Settings for the test's database. No request is refused because the machine is busy."""
     return ServiceSettings(
-        database_url=SecretStr(database_url), database_probe_pause=0, processor_timeout=0, auth=callers.options()
+        database_url=SecretStr(database_url),
+        database=EngineOptions(pool_timeout=30),
+        database_probe_pause=0,
+        processor_timeout=0,
+        auth=callers.options(),
     )
 
 

@@ -35,7 +35,7 @@ async def test_the_connect_timeout_of_the_url_wins(silent_server: str) -> None:
 
 async def test_a_statement_that_a_silent_server_does_not_answer_is_given_up_by_the_driver(network: Network) -> None:
     """The server's own limit cannot help then."""
-    engine = create_database_engine(network.url, statement_timeout=0.1)
+    engine = create_database_engine(network.url, statement_timeout=0.5)
     async with asyncio.timeout(10), engine.connect() as connection:
         network.is_silent = True
         with pytest.raises(DatabaseUnavailable, match="did not answer in time"):
@@ -45,7 +45,7 @@ async def test_a_statement_that_a_silent_server_does_not_answer_is_given_up_by_t
 
 
 async def test_a_slow_statement_is_cut_by_the_server(database_url: str) -> None:
-    engine = create_database_engine(database_url, statement_timeout=0.1)
+    engine = create_database_engine(database_url, statement_timeout=0.5)
     async with engine.connect() as connection:
         with pytest.raises(DBAPIError) as raised:
             await connection.execute(text("SELECT pg_sleep(60)"))

@@ -42,7 +42,7 @@ async def watched(
     monkeypatch.setattr("app.database.server._CLOSE", 0.2)
     database = DatabaseSessionDependency()
     urls = [network.url, replica_url] if request.param == "DATABASE_URL" else [replica_url, network.url]
-    await database.initialize(urls[0], replica_url=urls[1], connect_timeout=0.2)
+    await database.initialize(urls[0], replica_url=urls[1], connect_timeout=0.5)
     primary, replica = database._primary, database.replica
     assert primary is not None
     assert replica is not None
