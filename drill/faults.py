@@ -130,12 +130,13 @@ def _kill_copy(_: Cluster, service: Service, load: Load) -> None:
 
 
 def _roll_out(_: Cluster, service: Service, load: Load) -> None:
-    release = service.begin_release()
-    _wait_until_served(load)  # by the old code, on the new schema
-    for copy in COPIES:
-        service.replace(copy, release)
-        load.wait_for_more("write", 20, copy=copy)
-    service.end_release()
+    with service.report():
+        release = service.begin_release()
+        _wait_until_served(load)  # by the old code, on the new schema
+        for copy in COPIES:
+            service.replace(copy, release)
+            load.wait_for_more("write", 20, copy=copy)
+        service.end_release()
 
 
 def _fill_disk(cluster: Cluster, _: Service, load: Load) -> None:
@@ -164,7 +165,8 @@ FAULTS: Final = [
     Fault("kill a copy", "`kill -9`", _kill_copy),
     Fault(
         "roll out a migration",
-        "a column is renamed: expand, fill, replace one copy after the other, contract",
+        "a column is renamed: expand, fill, replace one copy after the other, contract; "
+        "transactions of 2 s keep the table in use",
         _roll_out,
     ),
     Fault(

@@ -3,7 +3,9 @@
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -26,6 +28,7 @@ SETTINGS: Final = {
     "DATABASE_CONNECT_TIMEOUT": "1",
     "DATABASE_STATEMENT_TIMEOUT": "3",
     "DATABASE_POOL_TIMEOUT": "3",
+    "PROCESSOR_TIMEOUT": "0",
 }
 """Settings of both copies that differ from the defaults."""
 
@@ -102,6 +105,18 @@ class Service:
 
         wait_until(is_ready, f"the copy {copy} to be ready; its log ends with:\n{self.copies[copy].log()}")
 
+    @contextmanager
+    def report(self) -> Iterator[None]:
+        """Keep the table that a release changes in use until the end of the block, so that its migration must wait."""
+        ended = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(asyncio.run, self._read(ended))
+            try:
+                yield
+            finally:
+                ended.set()
+            reading.result()  # or why it has ended earlier
+
     def begin_release(self) -> Path:
         """Write the next release, which renames a column as the guide says, and do what comes before its deploy."""
         self._release = Release(self._project).copy(self._folder / "next-release")
@@ -143,6 +158,14 @@ class Service:
     async def _execute(self, statements: str) -> None:
         connection = await asyncpg.connect(self._environments["direct"]["DATABASE_URL"])
         await connection.execute(statements)
+        await connection.close()
+
+    async def _read(self, ended: threading.Event) -> None:
+        """Read the table in transactions of two seconds, one after the other."""
+        connection = await asyncpg.connect(self._environments["direct"]["DATABASE_URL"])
+        await connection.execute("SET statement_timeout = 0")
+        while not ended.is_set():
+            await connection.execute("SELECT count(*) FROM users, pg_sleep(2)")
         await connection.close()
 
     def _answers(self) -> bool:
