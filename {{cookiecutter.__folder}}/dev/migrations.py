@@ -15,13 +15,13 @@ import tomllib
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-import alembic.command
 import click
 from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
 from alembic.script import Script, ScriptDirectory
-from alembic.util import CommandError, to_tuple
+from alembic.util import CommandError
 
 from dev.databases import environment_without_settings
 
@@ -85,19 +85,26 @@ def show() -> None:
 def _new(scripts: ScriptDirectory) -> Iterator[Script]:
     released = tomllib.loads(_PYPROJECT.read_text(encoding="utf-8"))["tool"]["migrations"]["released"]
     try:
-        found = list(scripts.walk_revisions(base=released))
+        old = {script.revision for script in scripts.walk_revisions(head=released)}
     except CommandError as error:
         sys.exit(f"pyproject.toml: `released` in [tool.migrations] must be a revision, or base: {error}")
-    yield from (script for script in reversed(found) if script.revision != released)
+    # Not only those that follow it: another branch, merged later, is new too.
+    yield from (script for script in reversed(list(scripts.walk_revisions())) if script.revision not in old)
 
 
 def _print(script: Script) -> _Printed:
     """Return the SQL of one revision."""
     sql = _Printed(script.path)
     config = Config(toml_file=_PYPROJECT, output_buffer=sql)
-    before = ",".join(to_tuple(script.down_revision, default=())) or "base"
+    scripts = ScriptDirectory.from_config(config)
+
+    def steps(heads: Any, _: Any) -> Any:
+        return scripts._upgrade_revs(script.revision, heads)  # noqa: SLF001  # as Alembic's command does
+
     try:
-        alembic.command.upgrade(config, f"{before}:{script.revision}", sql=True)
+        # The command begins at one revision. A merge needs several.
+        with EnvironmentContext(config, scripts, fn=steps, as_sql=True, starting_rev=script.down_revision):
+            scripts.run_env()
     except Exception as error:  # noqa: BLE001  # of the revision's own code
         path = Path(script.path).relative_to(_PROJECT)
         sys.exit(

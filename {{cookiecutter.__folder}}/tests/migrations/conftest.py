@@ -17,10 +17,10 @@ Revisions = Callable[..., list[str]]
 def alembic_command(monkeypatch: pytest.MonkeyPatch) -> Alembic:
     """Run Alembic in this process, which spares the start of one."""
 
-    def call(*arguments: str, **env: str) -> None:
+    def call(*arguments: str, config: str = str(PROJECT / "pyproject.toml"), **env: str) -> None:
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        alembic.config.main(["-c", str(PROJECT / "pyproject.toml"), *arguments])
+        alembic.config.main(["-c", config, *arguments])
 
     return call
 

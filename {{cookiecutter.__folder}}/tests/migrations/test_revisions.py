@@ -8,13 +8,14 @@ import ast
 import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
 
-from tests.commands import PROJECT
+from tests.commands import PROJECT, newest_revision
 from tests.migrations.databases import execute, fetch
 from tests.migrations.rows import insert_rows
 
@@ -73,20 +74,46 @@ def test_a_downgrade_that_does_nothing_says_that_it_is_meant(script: Script) -> 
         assert said, f"{script.path}: write the downgrade, or `# nothing to undo: why` in it"
 
 
-def test_each_revision_goes_up_down_and_up_again_with_rows(empty_database_url: str, alembic_command: Alembic) -> None:
-    """The schema is the same each time; whether a constraint is validated does not count."""
-    url = empty_database_url
+def take_up_and_down(scripts: list[Script], url: str, alembic_command: Alembic) -> None:
     before: list[str] = []
-    for script in REVISIONS:
+    for script in scripts:
         alembic_command("upgrade", script.revision, DATABASE_URL=url)
         after = fetch(url, _SCHEMA)
         asyncio.run(insert_rows(url))
-        # A merge has several parents, and no schema of one of them to compare with.
-        if not cannot_be_undone(script) and isinstance(script.down_revision, str | None):
-            alembic_command("downgrade", script.down_revision or "base", DATABASE_URL=url)
+        if not cannot_be_undone(script):
+            alembic_command("downgrade", target_of_undo(script), DATABASE_URL=url)
             assert fetch(url, _SCHEMA) == before, f"{script.path}: the downgrade leaves another schema"
             asyncio.run(insert_rows(url))
             alembic_command("upgrade", script.revision, DATABASE_URL=url)
             assert fetch(url, _SCHEMA) == after, f"{script.path}: the second upgrade leaves another schema"
         execute(url, *(f'TRUNCATE "{table}" CASCADE' for table in fetch(url, _TABLES)))
         before = after
+
+
+def target_of_undo(script: Script) -> str:
+    """Return the target of a downgrade that undoes this revision alone."""
+    # A downgrade to the parent would undo the other branches that begin there, and a merge has no single step back.
+    return script.down_revision[0] if isinstance(script.down_revision, tuple) else f"{script.revision}@-1"
+
+
+def test_each_revision_goes_up_down_and_up_again_with_rows(empty_database_url: str, alembic_command: Alembic) -> None:
+    """The schema is the same each time; whether a constraint is validated does not count."""
+    take_up_and_down(REVISIONS, empty_database_url, alembic_command)
+
+
+def test_branches_and_their_merge_go_up_down_and_up_again(
+    empty_database_url: str, alembic_command: Alembic, with_revision: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    """What a branch has done stays when another one is undone."""
+    start = with_revision(
+        "def upgrade():\n    op.execute('CREATE TABLE newest (number int)')\n\n"
+        "def downgrade():\n    op.execute('DROP TABLE newest')\n"
+    )
+    versions = tmp_path / "migrations" / "versions"
+    newest = (versions / "newest.py").read_text()
+    (versions / "other.py").write_text(newest.replace("newest", "other"))
+    merge = newest.replace("newest", "merge").replace(repr(newest_revision()), "('newest', 'other')")
+    (versions / "merge.py").write_text(merge)
+    scripts = ScriptDirectory.from_config(Config(toml_file=start[1])).walk_revisions()
+    take_up_and_down(list(scripts)[::-1], empty_database_url, partial(alembic_command, config=start[1]))
+    assert fetch(empty_database_url, "SELECT version_num FROM alembic_version") == ["merge"]

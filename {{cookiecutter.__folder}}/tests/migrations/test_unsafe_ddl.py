@@ -1,5 +1,6 @@
 """`make check` names DDL of new revisions that would block a busy table or break running copies."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -25,11 +26,19 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(project: Path, upgrade: str) -> None:
-    (project / "migrations" / "versions" / "newest.py").write_text(
-        f"import sqlalchemy as sa\nfrom alembic import op\nrevision = 'newest'\ndown_revision = {newest_revision()!r}\n"
-        f"def upgrade():\n{upgrade}"
+def write(project: Path, upgrade: str, name: str = "newest", after: tuple[str, ...] = ()) -> None:
+    (project / "migrations" / "versions" / f"{name}.py").write_text(
+        f"import sqlalchemy as sa\nfrom alembic import op\nrevision = {name!r}\n"
+        f"down_revision = {after or newest_revision()!r}\ndef upgrade():\n{upgrade}"
     )
+
+
+def release(project: Path, revision: str | None) -> None:
+    """Name the newest revision that is deployed."""
+    settings = project / "pyproject.toml"
+    text = settings.read_text()
+    assert text.count('\nreleased = "') == 1
+    settings.write_text(re.sub('\nreleased = ".*?"', f'\nreleased = "{revision}"', text))
 
 
 def problems() -> list[str]:
@@ -63,15 +72,24 @@ def test_an_exception_is_a_comment_with_a_reason_beside_the_operation(project: P
 def test_only_revisions_after_the_released_one_are_new(project: Path) -> None:
     """That needs no Git."""
     write(project, _INDEX)
-    settings = project / "pyproject.toml"
-    text = settings.read_text()
-    assert 'released = "base"' in text
-    for released, count in (("newest", 0), (newest_revision(), 1)):
-        settings.write_text(text.replace('released = "base"', f'released = "{released}"'))
+    for released, count in (("base", 1), ("newest", 0), (newest_revision(), 1)):
+        release(project, released)
         assert len(problems()) == count
-    settings.write_text(text.replace('released = "base"', 'released = "mistyped"'))
+    release(project, "mistyped")
     with pytest.raises(SystemExit, match="`released` in .tool.migrations. must be a revision, or base"):
         migrations.main(["check"], standalone_mode=False)
+
+
+def test_a_branch_that_is_not_released_and_a_merge_are_new(project: Path) -> None:
+    """The branch need not follow the released one."""
+    write(project, _INDEX)
+    write(project, _INDEX, "other")
+    write(project, _INDEX, "merge", after=("newest", "other"))
+    release(project, "newest")
+    assert [line.split(": ")[:2] for line in problems()] == [
+        ["migrations/versions/other.py:6", _RULE],
+        ["migrations/versions/merge.py:6", _RULE],
+    ]
 
 
 def test_the_sql_of_the_newest_revision_is_shown_with_what_is_unsafe_in_it(
