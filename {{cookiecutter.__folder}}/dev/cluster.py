@@ -21,7 +21,7 @@ _READY: Final = b"ready\n"
 _SETTINGS: Final = ("listen_addresses = '127.0.0.1'", "unix_socket_directories = ''")
 _QUICK: Final = (
     *("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_connections = 200"),
-    *("autovacuum = off", "max_wal_size = 4GB"),
+    *("autovacuum = off", "max_wal_size = 4GB", "max_prepared_transactions = 2"),
 )
 """Settings of a temporary server: its data need not survive a crash of the machine."""
 

@@ -50,8 +50,9 @@ _WAITING = text(
 _HOLDERS = text(
     """
     SELECT DISTINCT pid, xact_start, extract(epoch FROM clock_timestamp() - xact_start)::float AS age
-    FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE granted AND relation = :relation AND datname = current_database() AND pid <> pg_backend_pid()
+    FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)  -- a prepared transaction has no session
+    WHERE granted AND relation = :relation AND pid IS DISTINCT FROM pg_backend_pid()
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND (:mode = 'AccessExclusiveLock' OR mode NOT IN ('AccessShareLock', 'RowShareLock'))
     """
 )
@@ -174,7 +175,7 @@ class Locks:
             self._relation, self._since, self._durations, self._looked_at = self._wait.relation, {}, [], 0.0
         which = {"relation": self._wait.relation, "mode": self._wait.mode}
         rows = (await self._connection.execute(_HOLDERS, which)).all()
-        if any(row.age is None for row in rows):  # of another role, whose sessions this one may not see
+        if any(row.age is None for row in rows):  # prepared, or of another role, whose sessions this one may not see
             return None
         now = asyncio.get_running_loop().time()
         # A transaction that did not hold it at the last look has waited before, perhaps behind the migration.
@@ -195,7 +196,7 @@ async def _is_set_within(seconds: float, flag: asyncio.Event) -> bool:
 
 def _describe(row: Row[Any]) -> str:
     if not row.holder:
-        return "a prepared transaction"
+        return "a prepared transaction (pg_prepared_xacts)"
     background = row.backend_type if row.backend_type != "client backend" else None
     parts = [f"application {row.application_name or background or 'unnamed'}", f"role {row.usename}"]
     parts.append(row.state or "state not visible to this role")

@@ -1,11 +1,13 @@
 """Migrations of busy tables: they wait in short attempts, say who holds the lock, and change all or nothing."""
 
 import asyncio
+import json
 import re
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
 
 import alembic.config
 import asyncpg
@@ -169,6 +171,24 @@ async def test_a_role_that_may_not_see_other_sessions_is_told_the_pid(
             assert (await end_of(process))[0] == 0
     finally:
         await execute_now(execute, empty_database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+async def test_a_prepared_transaction_is_named_and_the_pauses_grow(database_url: str, with_revision: Revisions) -> None:
+    """It has no session, so nobody knows for how long it has held the lock."""
+    start, name = with_revision(_ADDS_COLUMN), database_name(database_url)
+    async with transaction(database_url, _READS) as holder:
+        try:
+            await holder.execute(f"PREPARE TRANSACTION '{name}'")
+        except asyncpg.ObjectNotInPrerequisiteStateError:
+            pytest.skip("the server of TEST_DATABASE_URL has max_prepared_transactions = 0")
+        try:
+            async with upgrading(start, database_url) as process:
+                lines = [json.loads(await line_with(_BUSY, process)) for _ in range(4)]
+        finally:
+            await holder.execute(f"ROLLBACK PREPARED '{name}'")
+    assert f"{_BUSY}a prepared transaction (pg_prepared_xacts); trying again for " in lines[0]["event"]
+    third, fourth = (datetime.fromisoformat(line["timestamp"]) for line in lines[2:])
+    assert fourth - third > timedelta(seconds=2)  # an attempt, and a pause that has doubled twice
 
 
 async def test_an_attempt_ends_although_the_revision_has_no_lock_timeout(
