@@ -258,3 +258,31 @@ def test_a_table_that_is_never_free_is_migrated(
         )
     assert rows(migrated, "SELECT added FROM users") == []
     assert max(waits) < 1
+
+
+def test_an_autovacuum_makes_way_for_a_migration(release: Release, migrated: str) -> None:
+    """It ends only for those who wait longer than an attempt lasts."""
+    release.revise("def upgrade() -> None:\n    op.execute('ALTER TABLE users ADD COLUMN added text')\n")
+    slow = "autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1"
+    at_once = "autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0"
+    insert = "INSERT INTO users (id, email, name) SELECT gen_random_uuid(), number::text, 'Ada'"
+    vacuums = (
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+        "WHERE relation = 'users'::regclass AND granted AND backend_type = 'autovacuum worker'"
+    )
+    execute(
+        migrated,
+        f"ALTER TABLE users SET ({slow}, {at_once})",
+        f"{insert} FROM generate_series(1, 50000) AS number",
+        "UPDATE users SET name = 'Grace'",
+        "ALTER SYSTEM SET autovacuum_naptime = '1s'",
+        "SELECT pg_reload_conf()",
+    )
+    try:
+        while rows(migrated, vacuums) != [(1,)]:
+            time.sleep(0.05)
+        command = (program(release.folder, "alembic"), "upgrade", "head")
+        run(*command, cwd=release.folder, timeout=300, DATABASE_URL=migrated, DATABASE_MIGRATION_LOCK_WAIT="30")
+    finally:
+        execute(migrated, "ALTER SYSTEM RESET autovacuum_naptime", "SELECT pg_reload_conf()")
+    assert rows(migrated, "SELECT DISTINCT added FROM users") == [(None,)]

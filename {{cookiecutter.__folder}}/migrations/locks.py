@@ -41,7 +41,11 @@ _WAITING = text(
             AND application_name = current_setting('application_name')
     )
     SELECT waiting.pid AS waiting, mode, relation, relation::regclass::text AS table_name, holder, backend_type,
-        application_name, usename, state, extract(epoch FROM clock_timestamp() - xact_start)::float AS age
+        application_name, usename, state, extract(epoch FROM clock_timestamp() - xact_start)::float AS age,
+        EXISTS (
+            SELECT FROM pg_locks AS held WHERE held.pid = holder AND granted AND held.relation = waiting.relation
+                AND held.mode = 'ShareUpdateExclusiveLock'
+        ) AS is_vacuum
     FROM waiting CROSS JOIN unnest(pg_blocking_pids(waiting.pid)) AS holder
     LEFT JOIN pg_stat_activity AS activity ON activity.pid = holder
     ORDER BY age DESC NULLS LAST
@@ -56,6 +60,16 @@ _HOLDERS = text(
         AND (:mode = 'AccessExclusiveLock' OR mode NOT IN ('AccessShareLock', 'RowShareLock'))
     """
 )
+# PostgreSQL ends an autovacuum for a session that has waited for `deadlock_timeout`, which is longer than an attempt.
+# This statement waits for that long, and neither readers nor writers wait behind it.
+_END_AUTOVACUUM = """
+    DO $$ BEGIN
+        PERFORM set_config('lock_timeout', (setting::int + 500)::text, true)
+            FROM pg_settings WHERE name = 'deadlock_timeout';
+        LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE;
+    EXCEPTION WHEN lock_not_available OR wrong_object_type OR insufficient_privilege THEN NULL;
+    END $$
+"""
 _CANCEL = text("SELECT pg_cancel_backend(pid) FROM pg_locks WHERE pid = :pid AND NOT granted LIMIT 1")
 
 _log = structlog.get_logger("alembic")
@@ -67,6 +81,8 @@ class _Wait(NamedTuple):
     relation: int | None
     mode: str
     description: str
+    vacuumed: str | None
+    """Name of the table, if a VACUUM holds it."""
 
 
 class Locks:
@@ -128,7 +144,8 @@ class Locks:
             longest = longest_wait()
             table = f"a lock on {rows[0].table_name}" if rows[0].table_name else "a lock"
             holders = ", ".join(dict.fromkeys(map(_describe, rows)))
-            self._wait = _Wait(rows[0].relation, rows[0].mode, f"{table}, held by {holders}")
+            vacuumed = next((row.table_name for row in rows if row.is_vacuum), None)
+            self._wait = _Wait(rows[0].relation, rows[0].mode, f"{table}, held by {holders}", vacuumed)
             await self._ages_of_holders()
             if waited > (longest or _WAIT):
                 self.cancelled = True
@@ -148,6 +165,8 @@ class Locks:
         longest
             Seconds after which the pause ends, if the usual duration of transactions on the table is unknown.
         """
+        if self._wait and self._wait.vacuumed:
+            await self._connection.exec_driver_sql(_END_AUTOVACUUM.format(self._wait.vacuumed))
         now = asyncio.get_running_loop().time
         begin = now()
         longest = min(longest, _LONGEST) * random.uniform(0.7, 1.3)  # noqa: S311  # not a secret
@@ -198,7 +217,9 @@ def _describe(row: Row[Any]) -> str:
     if not row.holder:
         return "a prepared transaction (pg_prepared_xacts)"
     background = row.backend_type if row.backend_type != "client backend" else None
-    parts = [f"application {row.application_name or background or 'unnamed'}", f"role {row.usename}"]
+    parts = [f"application {row.application_name or background or 'unnamed'}"]
+    if row.usename:
+        parts.append(f"role {row.usename}")
     parts.append(row.state or "state not visible to this role")
     if row.age is not None:
         parts.append(f"transaction open for {row.age:.0f} s")
