@@ -64,7 +64,6 @@ class _Revisions:
         event.listen(connection, "before_cursor_execute", self._before_statement)
         event.listen(connection, "after_cursor_execute", self._after_statement)
         event.listen(connection, "commit", self._before_commit)
-        event.listen(connection, "rollback", self._after_rollback)
 
     def __str__(self) -> str:
         return str(self._steps[0]).rstrip(".") if self._steps else "the migrations"
@@ -72,7 +71,6 @@ class _Revisions:
     def _yield_remaining(self, heads: Any, migration: Any) -> Iterable[Any]:
         # Searched once: after the first revision, a relative target such as +2 would be another one.
         if self._steps is None:
-            self.is_partly_committed = True  # commands such as `check` do all their work here
             self._steps = list(self._find(heads, migration))
         while self._steps:
             self.is_partly_committed = self._has_run_something = False
@@ -84,17 +82,12 @@ class _Revisions:
         self.runs_concurrently = _is_autocommit(connection) and "CONCURRENTLY" in statement.upper()
         self.is_partly_committed |= self.runs_concurrently  # it leaves an invalid index if it fails
 
-    def _after_statement(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+    def _after_statement(self, _connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         self.runs_concurrently = False
-        if not statement.startswith("SET LOCAL "):
-            self._has_run_something = True
-            self.is_partly_committed |= _is_autocommit(connection)
+        self._has_run_something |= not statement.startswith("SET LOCAL ")
 
     def _before_commit(self, _: Connection) -> None:
         self.is_partly_committed |= self._has_run_something
-        self._has_run_something = False
-
-    def _after_rollback(self, _: Connection) -> None:
         self._has_run_something = False
 
 

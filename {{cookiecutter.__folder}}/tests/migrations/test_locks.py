@@ -78,6 +78,15 @@ async def result(url: str, query: str) -> list[object]:
     return [row[0] for row in rows]
 
 
+async def until_true(url: str, query: str) -> None:
+    """Repeat a query until it returns true."""
+    async with asyncio.timeout(50):
+        while True:
+            if await result(url, query) == [True]:
+                return
+            await asyncio.sleep(0.05)
+
+
 async def columns(url: str) -> list[object]:
     query = "SELECT attname FROM pg_attribute WHERE attrelid = 'things'::regclass AND attname = 'added'"
     return await result(url, query)
@@ -202,6 +211,57 @@ async def test_an_attempt_ends_although_the_revision_has_no_lock_timeout(
         assert (await end_of(process))[0] == 0
 
 
+async def test_a_migration_that_somebody_cancels_is_not_repeated(database_url: str, with_revision: Revisions) -> None:
+    start = with_revision("def upgrade():\n    op.execute('SELECT pg_sleep(50)')\n")
+    cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(50)'"
+    async with upgrading(start, database_url) as process:
+        await until_true(database_url, cancel)
+        code, said = await end_of(process)
+    assert code == 1
+    assert "canceling statement due to user request" in said
+    assert "trying again" not in said
+
+
+async def test_each_revision_may_wait_for_the_whole_time(database_url: str, with_revision: Revisions) -> None:
+    """The second one has as long as the first one had."""
+    start = with_revision(_ADDS_COLUMN, _ADDS_COLUMN.replace("things", "users"))
+    async with (
+        transaction(database_url, _READS) as holder,
+        transaction(database_url, "SELECT FROM users"),
+        upgrading(start, database_url) as process,
+    ):
+        first = [await line_with(_BUSY, process) for _ in range(4)]
+        await holder.execute("ROLLBACK")
+        second = await line_with("did not get a lock on users", process)
+    left = [int(re.findall(r"for (\d+) s", line)[-1]) for line in (first[-1], second)]
+    assert left[0] < left[1]
+
+
+async def test_of_a_deadlock_the_migration_is_the_one_that_begins_anew(
+    database_url: str, with_revision: Revisions
+) -> None:
+    """Where the server looks for deadlocks sooner than an attempt ends."""
+    name = database_name(database_url)
+    await asyncio.to_thread(execute, database_url, f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'")
+    waits = "EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass)"
+    start = with_revision(
+        "tried = []\n\ndef upgrade():\n    op.execute('ALTER TABLE users ADD COLUMN added text')\n"
+        "    if not tried:\n        tried.append(True)\n"
+        f'        op.execute("DO $$ BEGIN WHILE NOT {waits} LOOP PERFORM pg_sleep(0.05); END LOOP; END $$")\n'
+        "    op.execute('ALTER TABLE things ADD COLUMN added text')\n"
+    )
+    has_users = waits.replace("NOT granted", "mode = 'AccessExclusiveLock'")
+    waits_for_long = "SET deadlock_timeout = '1min'"
+    async with transaction(database_url, _READS, waits_for_long) as holder, upgrading(start, database_url) as process:
+        await until_true(database_url, f"SELECT {has_users}")
+        await holder.execute("SELECT FROM users")
+        await line_with("trying again", process)
+        await holder.execute("ROLLBACK")
+        code, rest = await end_of(process)
+    assert code == 0, rest
+    assert await columns(database_url) == ["added"]
+
+
 async def test_sigterm_ends_a_migration_that_waits(database_url: str, with_revision: Revisions) -> None:
     """Also as the first process of a container, which ignores the signal by default."""
     async with (
@@ -228,17 +288,16 @@ async def test_a_relative_target_stays_the_same_after_a_wait(database_url: str, 
 @pytest.mark.parametrize(
     ("before", "is_repeated"),
     [
-        ("", True),
-        ("    op.execute('CREATE TABLE a (b int)')\n", False),
-        (f"    {OUTSIDE}    op.execute('ANALYZE')\n", False),
+        (f"    {OUTSIDE}", True),
+        (f"    op.execute('CREATE TABLE a (b int)')\n    {OUTSIDE}", False),
+        (f"    {OUTSIDE}    op.execute('ANALYZE')\n    ", False),
     ],
 )
 async def test_what_an_autocommit_block_has_committed_is_not_run_twice(
     database_url: str, with_revision: Revisions, before: str, is_repeated: bool
 ) -> None:
     """Nor what the revision has done before the block, which ends the transaction."""
-    blocked = f"    {OUTSIDE}    op.execute('ALTER TABLE things ADD COLUMN added text')\n"
-    start = with_revision(f"def upgrade():\n{before}{blocked}")
+    start = with_revision(f"def upgrade():\n{before}    op.execute('ALTER TABLE things ADD COLUMN added text')\n")
     async with transaction(database_url, _READS) as holder, upgrading(start, database_url) as process:
         line = await line_with(_BUSY, process)
         await holder.execute("ROLLBACK")

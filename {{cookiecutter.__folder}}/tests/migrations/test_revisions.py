@@ -66,12 +66,37 @@ def cannot_be_undone(script: Script) -> bool:
     return any("NotImplementedError" in ast.unparse(part) for part in raised)
 
 
+def lacks_a_downgrade(script: Script) -> bool:
+    """Return whether a downgrade does nothing, the upgrade does something, and no comment says that it is meant."""
+    if not does_nothing(function(script, "downgrade")) or does_nothing(function(script, "upgrade")):
+        return False
+    return not re.search(r"# nothing to undo: \S", Path(script.path).read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("script", REVISIONS, ids=lambda script: script.revision)
 def test_a_downgrade_that_does_nothing_says_that_it_is_meant(script: Script) -> None:
-    if does_nothing(function(script, "downgrade")) and not does_nothing(function(script, "upgrade")):
-        source = Path(script.path).read_text(encoding="utf-8")
-        said = re.search(r"# nothing to undo: \S", source)
-        assert said, f"{script.path}: write the downgrade, or `# nothing to undo: why` in it"
+    assert not lacks_a_downgrade(script), f"{script.path}: write the downgrade, or `# nothing to undo: why` in it"
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "downgrade", "is_found"),
+    [
+        ("op.execute('SELECT 1')", "pass", True),
+        ("op.execute('SELECT 1')", "'Undo it.'", True),
+        ("op.execute('SELECT 1')", "pass  # nothing to undo:", True),
+        ("op.execute('SELECT 1')", "pass  # nothing to undo: it only reads", False),
+        ("op.execute('SELECT 1')", "op.execute('SELECT 2')", False),
+        ("pass", "pass", False),
+    ],
+)
+def test_an_empty_downgrade_without_a_reason_is_found(
+    with_revision: Callable[[str], list[str]], upgrade: str, downgrade: str, is_found: bool
+) -> None:
+    """A merge has nothing to do in either direction."""
+    start = with_revision(f"def upgrade():\n    {upgrade}\n\ndef downgrade():\n    {downgrade}\n")
+    script = ScriptDirectory.from_config(Config(toml_file=start[1])).get_revision("newest")
+    assert script is not None
+    assert lacks_a_downgrade(script) is is_found
 
 
 def take_up_and_down(scripts: list[Script], url: str, alembic_command: Alembic) -> None:
