@@ -10,13 +10,26 @@ from typing import Any
 import click
 from rich.progress import Progress
 
-from benchmarks import telemetry, versions
+from benchmarks import overload, telemetry, versions
 from benchmarks.cold import cold_start
 from benchmarks.growth import growth
 from benchmarks.layers import ROUTES, compare
 from benchmarks.load import APPS
 from benchmarks.project import Project, baked_project
-from benchmarks.report import CHART, PAGE, details, draw, machine, markdown, remember, summary, write
+from benchmarks.report import (
+    CHART,
+    OVERLOAD_CHART,
+    PAGE,
+    details,
+    draw,
+    draw_overload,
+    machine,
+    markdown,
+    remember,
+    summary,
+    write,
+    write_overload,
+)
 from benchmarks.tokens import TOKEN_STEPS, access_tokens
 
 GROWTH_STEPS, COLD_STEPS = 5 + 2 + 4 + 3, 3
@@ -27,15 +40,16 @@ TELEMETRY_STEPS = len(telemetry.ROUTES) * len(telemetry.VARIANTS) * TELEMETRY_RO
 @click.command()
 @click.option("--quick", is_flag=True, help="Two minutes: only the routes and the cold start, printed and not written.")
 @click.option("--telemetry-only", is_flag=True, help="Only what telemetry costs, printed and not written.")
+@click.option("--overload-only", is_flag=True, help="Only goodput against offered load; writes its table and picture.")
 @click.option("--against", metavar="COMMIT", help="Only an earlier version and this one, printed and not written.")
-def main(quick: bool, telemetry_only: bool, against: str | None) -> None:
+def main(quick: bool, telemetry_only: bool, overload_only: bool, against: str | None) -> None:
     """Measure what the layers of a service cost."""
     for program, package in (("wrk", "wrk"), ("taskset", "util-linux")):
         if not shutil.which(program):
             sys.exit(f"{program} is not installed; on Debian: apt-get install {package}")
     rounds, seconds, users = (1, 2, 20_000) if quick else (3, 3, 100_000)
     steps = (len(ROUTES) * len(APPS) + TOKEN_STEPS) * (rounds + 1)
-    steps += 2 if quick else GROWTH_STEPS + COLD_STEPS + TELEMETRY_STEPS
+    steps += 2 if quick else GROWTH_STEPS + COLD_STEPS + TELEMETRY_STEPS + overload.STEPS
     with Progress() as progress:
         task = progress.add_task("installing", total=steps)
 
@@ -46,6 +60,10 @@ def main(quick: bool, telemetry_only: bool, against: str | None) -> None:
             if telemetry_only:
                 progress.update(task, description="telemetry", total=TELEMETRY_STEPS)
                 click.echo(markdown(_telemetry(project, advance)))
+                return
+            if overload_only:
+                progress.update(task, description="overload", total=overload.STEPS)
+                _overload(project, advance)
                 return
             if against:
                 progress.update(task, description="two versions", total=VERSION_ROUNDS * versions.STEPS)
@@ -65,6 +83,8 @@ def main(quick: bool, telemetry_only: bool, against: str | None) -> None:
             if not quick:
                 progress.update(task, description="telemetry")
                 more.append(("Telemetry", _telemetry(project, advance)))
+                progress.update(task, description="overload")
+                _overload(project, advance)
             note = machine(project)
         progress.update(task, description="access tokens")
         tokens = access_tokens(rounds=rounds, seconds=seconds, users=users, advance=advance)
@@ -91,6 +111,13 @@ def main(quick: bool, telemetry_only: bool, against: str | None) -> None:
     draw(results, note)
     write(page, f"{summary(results)}\n\n{note}")
     click.echo(f"{summary(results)}\n\nAll figures: {PAGE.relative_to(PAGE.parent.parent)}")
+
+
+def _overload(project: Project, advance: Callable[[], Any]) -> None:
+    points = overload.overload(project, advance=advance)
+    draw_overload(points, machine(project))
+    write_overload(f"![Goodput against offered load]({OVERLOAD_CHART.name})\n\n{markdown(overload.table(points))}")
+    click.echo(markdown(overload.table(points)))
 
 
 def _telemetry(project: Project, advance: Callable[[], Any]) -> list[list[str]]:

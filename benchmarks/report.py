@@ -13,6 +13,7 @@ import matplotlib as mpl
 
 from benchmarks.layers import ROUTES, Results
 from benchmarks.load import APPS
+from benchmarks.overload import FACTORS, Points
 from benchmarks.project import TEMPLATE, Project
 
 mpl.use("svg")
@@ -21,6 +22,8 @@ from matplotlib import pyplot as plt
 PAGE = TEMPLATE / "benchmarks" / "results.md"
 HISTORY = TEMPLATE / "benchmarks" / "history.json"
 CHART = TEMPLATE / "benchmarks" / "results.svg"
+OVERLOAD_CHART = TEMPLATE / "docs" / "overload.svg"
+RELIABILITY = TEMPLATE / "docs" / "reliability.md"
 README = TEMPLATE / "README.md"
 _COLOURS = {"baseline": "#9aa5b1", "by_hand": "#7b8794", "tutorial": "#cbd2d9", "service": "#0b69a3"}
 
@@ -102,6 +105,31 @@ def draw(results: Results, note: str) -> None:
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(CHART, metadata={"Date": None, "Description": note})
+
+
+def draw_overload(points: Points, note: str) -> None:
+    """Draw goodput against offered load."""
+    mpl.rcParams["svg.hashsalt"] = "the same ids in each run"
+    figure, panels = plt.subplots(1, len(points), figsize=(10, 3.6), sharey=True, layout="constrained")
+    for axes, (limit, by_app) in zip(panels, points.items(), strict=True):
+        for app, of in by_app.items():
+            line = {"color": _COLOURS[app], "lw": 2.5 if app == "service" else 1.5, "marker": "o", "ms": 4}
+            axes.plot(FACTORS, [point.good for point in of], label=APPS[app].strip("*"), **line)
+        axes.set_title(f"the limit is {limit}", fontsize=9)
+        axes.set_xscale("log")
+        axes.set_xticks(FACTORS, [f"{factor:g}" for factor in FACTORS])
+        axes.minorticks_off()
+        axes.set_xlabel("offered load, in capacities")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel("2xx within a second, in capacities")
+    panels[-1].legend(fontsize=8, frameon=False, loc="center right")
+    figure.savefig(OVERLOAD_CHART, metadata={"Date": None, "Description": note})
+
+
+def write_overload(text: str) -> None:
+    """Replace the marked part of the page on reliability."""
+    replace_marked(RELIABILITY, "overload", text)
 
 
 def write(page: str, readme: str) -> None:

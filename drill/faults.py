@@ -16,6 +16,15 @@ __all__ = ["FAULTS", "Fault", "Run", "make"]
 _CALM: Final = 3.0
 """Seconds of undisturbed load before a fault and after its repair."""
 
+_MANY: Final = 20
+"""Multiple of the usual load that neither the copies nor the cluster can bear on one machine."""
+
+_SLOW: Final = 2.0
+"""Seconds of an INSERT with which the pools are too small for the usual load."""
+
+_OVERLOADED: Final = 10.0
+"""Seconds of an overload: longer than the service lets a request wait."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -149,6 +158,16 @@ def _fill_disk(cluster: Cluster, _: Service, load: Load) -> None:
         primary.free_disk()
 
 
+def _overload(_: Cluster, __: Service, load: Load) -> None:
+    with load.multiplied(_MANY):
+        time.sleep(_OVERLOADED)
+
+
+def _slow_database(_: Cluster, service: Service, __: Load) -> None:
+    with service.slow_inserts(_SLOW):
+        time.sleep(_OVERLOADED)
+
+
 def _needs_disks(cluster: Cluster) -> str | None:
     if all(node.has_own_disk for node in cluster.nodes):
         return None
@@ -169,6 +188,8 @@ FAULTS: Final = [
         "transactions of 2 s keep the table in use",
         _roll_out,
     ),
+    Fault("overload", f"{_MANY} times the clients for {_OVERLOADED:g} s", _overload),
+    Fault("slow database", f"an INSERT takes {_SLOW:g} s for {_OVERLOADED:g} s", _slow_database),
     Fault(
         "fill the disk of the primary",
         "a file takes all space of its node, and WAL is written until PostgreSQL stops",

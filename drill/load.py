@@ -4,7 +4,8 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -108,6 +109,7 @@ class Load:
         self._nodes = nodes
         self._stop = threading.Event()
         self._numbers = count(1)
+        self._factor = 1
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load")
 
     def __enter__(self) -> "Load":
@@ -119,6 +121,15 @@ class Load:
         """Stop: each client ends after its write is acknowledged."""
         self._stop.set()
         self._thread.join()
+
+    @contextmanager
+    def multiplied(self, factor: int) -> Iterator[None]:
+        """Begin more requests, by more clients, during a block."""
+        self._factor = factor
+        try:
+            yield
+        finally:
+            self._factor = 1
 
     def count(self, kind: Kind, *, copy: str | None = None, since: float = 0) -> int:
         """Return how many requests have succeeded."""
@@ -154,12 +165,13 @@ class Load:
     async def _begin(self, kind: Kind, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin requests at an even rate; at the end, wait for the running ones."""
         running: set[asyncio.Task[None]] = set()
-        start = time.monotonic()
-        for number in count():
-            await asyncio.sleep(start + number / RATES[kind] - time.monotonic())
+        due = time.monotonic()
+        while True:
+            await asyncio.sleep(due - time.monotonic())
+            due += 1 / (RATES[kind] * self._factor)
             if self._stop.is_set():
                 break
-            if len(running) < CLIENTS[kind]:
+            if len(running) < CLIENTS[kind] * self._factor:
                 task = asyncio.create_task(request())
                 running.add(task)
                 task.add_done_callback(running.discard)

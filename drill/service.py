@@ -28,7 +28,6 @@ SETTINGS: Final = {
     "DATABASE_CONNECT_TIMEOUT": "1",
     "DATABASE_STATEMENT_TIMEOUT": "3",
     "DATABASE_POOL_TIMEOUT": "3",
-    "PROCESSOR_TIMEOUT": "0",
 }
 """Settings of both copies that differ from the defaults."""
 
@@ -144,6 +143,21 @@ class Service:
         self.copies[copy].start()
         self.wait_until_ready(copy)
         self._tell_balancer(f"set server copies/{copy} state ready")
+
+    @contextmanager
+    def slow_inserts(self, seconds: float) -> Iterator[None]:
+        """Make each new user take a while during a block."""
+        asyncio.run(
+            self._execute(
+                "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+                f"$$ BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END $$;"
+                "CREATE TRIGGER slow BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION slow()"
+            )
+        )
+        try:
+            yield
+        finally:
+            asyncio.run(self._execute("DROP FUNCTION slow CASCADE"))
 
     def _stop(self, copy: str) -> None:
         self.copies[copy].stop()

@@ -101,7 +101,8 @@ class ProcessorQueue:
         delay = now - self._started
         LOOP_DELAY.record(delay)
         if delay < _IDLE or self._waiting <= _FEW:
-            self._busy, self._busy_since, self._room = 0, now, inf
+            self._busy, self._busy_since = 0, now
+            self._room = inf if self._waiting <= _FEW else 2 * self._room
         else:
             self._busy += 1
             elapsed = now - self._observed

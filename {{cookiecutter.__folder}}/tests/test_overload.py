@@ -170,6 +170,29 @@ async def test_few_requests_before_many_are_no_overload(monkeypatch: pytest.Monk
         clock.now += 100  # quiet
 
 
+async def test_one_idle_round_does_not_let_all_of_a_crowd_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would fill the queue for the processor, and that of the pool, within one look at the event loop."""
+    clock, loop = SimpleNamespace(now=0.0), asyncio.get_running_loop()
+    clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr("app.overload.time", clock)
+    queue, scope = ProcessorQueue(), {"path": "/users", "root_path": ""}
+    queue.timeout = 0.001
+    for _ in range(1000):
+        queue.admit(scope)
+    end = loop.time() + 10
+    while queue.admit(scope):
+        queue.leave(200)
+        assert loop.time() < end
+        clock.now += 0.001
+        await asyncio.sleep(0)
+    while queue._busy:  # until a round is found idle, as the clock stands still
+        await asyncio.sleep(0)
+    assert not queue.admit(scope)
+    while not queue.admit(scope):
+        assert loop.time() < end
+        await asyncio.sleep(0)
+
+
 class TestWithoutALimit:
     """``PROCESSOR_TIMEOUT=0``."""
 
