@@ -74,7 +74,7 @@ def overload(project: Project, *, advance: Callable[[], Any]) -> Points:
         with _slow_inserts(project) if limit.is_slow else _users(project):
             points[name] = {}
             for app in _APPS:
-                with server(project, app) as target:
+                with _server(project, app) as target:
                     measure(target, limit.path, 1, kind=limit.kind)
                     capacity = measure(target, limit.path, 3, kind=limit.kind).rate
                     advance()
@@ -97,10 +97,9 @@ def table(points: Points) -> list[list[str]]:
 
 
 def _point(project: Project, app: str, limit: Limit, capacity: float, factor: float) -> Point:
-    with server(project, app) as target:
+    with _server(project, app) as target:
         _send(project, target, limit, capacity / 4, 1)  # it opens its connections
         account = _send(project, target, limit, factor * capacity, _SECONDS)
-        os.killpg(target.process.pid, signal.SIGKILL)  # it may be busy for minutes
     refused = [took for _, took, status in account if status == 503]
 
     def share(count: int) -> float:
@@ -112,6 +111,13 @@ def _point(project: Project, app: str, limit: Limit, capacity: float, factor: fl
         given_up=share(sum(status == 0 for _, _, status in account)),
         refused_after=statistics.median(refused) if refused else 0,
     )
+
+
+@contextmanager
+def _server(project: Project, app: str) -> Iterator[Server]:
+    with server(project, app) as target:
+        yield target
+        os.killpg(target.process.pid, signal.SIGKILL)  # it may be busy for minutes
 
 
 def _send(project: Project, target: Server, limit: Limit, rate: float, seconds: float) -> Account:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from commands import TEMPLATE, run
-from resource_fields import read
+from resource_answers import read
 from services import program
 from sql import rows
 

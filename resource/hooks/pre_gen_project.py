@@ -13,7 +13,7 @@ PROJECT = Path.cwd().parent  # cookiecutter runs this in the folder that it has 
 sys.path.insert(0, str(PROJECT / ANSWERS["_repo_dir"]))
 sys.dont_write_bytecode = True
 
-from resource_fields import read  # noqa: E402
+from resource_answers import read  # noqa: E402
 
 RESERVED = {
     # Names that the generated files import: a class of the same name would hide them.
