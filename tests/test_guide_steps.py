@@ -188,6 +188,8 @@ def test_a_room_whose_lines_have_changed_is_left_as_it_is(fresh: Path) -> None:
     assert {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} <= {
         path for path in after if "__pycache__" in path.parts
     }
+    (fresh / "app" / "mine.py").write_text("from app.idempotency.dependencies import once\n")
+    assert "take out app/mine.py:1: " in run("make", "remove", "room=idempotency", cwd=fresh).stdout
 
 
 @pytest.mark.slow

@@ -55,6 +55,7 @@ Wrote {APP}/ and {TESTS}/. To serve it, add one line to _FEATURES in app/main.py
 Then:
 
   {migration}
+  make migrate        (also if `make run` is open: it has migrated at its start, only)
   make check
   make test
 """)

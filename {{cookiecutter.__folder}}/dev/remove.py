@@ -26,20 +26,7 @@ def main(room: str) -> None:
         sys.exit(f"room={room}: there is no such room. Rooms: {rooms}")
     head, *parts = re.split(r"^--- (.+)\n", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
     deleted = [Path(path) for path in re.findall(r"^rm (.+)$", head, flags=re.MULTILINE)]
-    changed: dict[Path, str] = {}
-    problems = []
-    for name, hunks in zip(parts[::2], parts[1::2], strict=True):
-        path = Path(name)
-        if not path.exists():  # an answer at the generation has left it out, or you have removed it
-            continue
-        text = path.read_text(encoding="utf-8")
-        for old, new in _read(hunks):
-            if text.count(old) != 1:
-                problems.append(f"{name}: these lines are not there once: change them, as {source} says\n{old}")
-            text = text.replace(old, new)
-        changed[path] = text
-    if problems:
-        sys.exit("\n".join([*problems, "Nothing was removed."]))
+    changed = _changed(dict(zip(map(Path, parts[::2]), parts[1::2], strict=True)), source)
     for path, text in changed.items():
         path.write_text(text, encoding="utf-8")
     for path in deleted:
@@ -47,10 +34,40 @@ def main(room: str) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+        if path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
     source.unlink()
     click.echo(f"Removed {room}. Next:\n")
+    for use in _uses([".".join(path.with_suffix("").parts) for path in deleted if path.parts[0] == "app"]):
+        click.echo(f"  take out {use}")
     for command in [*re.findall(r"^next (.+)$", head, flags=re.MULTILINE), "make check", "make test"]:
         click.echo(f"  {command}")
+
+
+def _changed(hunks: dict[Path, str], source: Path) -> dict[Path, str]:
+    """Return the new text of each file, or exit with what cannot be changed."""
+    changed = {}
+    problems = []
+    for path, of_file in hunks.items():
+        if not path.exists():  # an answer at the generation has left it out, or you have removed it
+            continue
+        text = path.read_text(encoding="utf-8")
+        for old, new in _read(of_file):
+            if text.count(old) != 1:
+                problems.append(f"{path}: these lines are not there once: change them, as {source} says\n{old}")
+            text = text.replace(old, new)
+        changed[path] = text
+    if problems:
+        sys.exit("\n".join([*problems, "Nothing was removed."]))
+    return changed
+
+
+def _uses(modules: list[str]) -> Iterator[str]:
+    """Yield the lines of your own that still import one of the modules, with what they import."""
+    for path in sorted(path for folder in ("app", "tests") for path in Path(folder).rglob("*.py")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if re.search(rf"\b({'|'.join(map(re.escape, modules))})\b", line):
+                yield f"{path}:{number}: {line.strip()}, and what uses it"
 
 
 def _read(hunks: str) -> Iterator[tuple[str, str]]:
