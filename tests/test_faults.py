@@ -227,7 +227,7 @@ def test_sigterm_ends_a_service_whose_server_is_silent(project: Path, migrated: 
         assert httpx2.get(f"{address}/users").status_code == httpx2.get(f"{address}/health/ready").status_code == 200
         with frozen(postmaster_of(migrated)):
             process.terminate()
-            process.wait(20)
+            process.wait(28)
 
 
 def test_a_thousand_clients_that_hang_up_leak_no_connection(project: Path, migrated: str) -> None:

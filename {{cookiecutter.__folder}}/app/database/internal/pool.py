@@ -5,8 +5,9 @@ SQLAlchemy's queue lets a new request overtake the waiting ones: under load most
 
 import asyncio
 from collections import OrderedDict, deque
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
+import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.util import await_
@@ -15,6 +16,8 @@ from sqlalchemy.util.queue import Empty, Full, QueueCommon
 __all__ = ["Pool"]
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 _SMOOTHING: Final = 0.125
 """Weight of the newest interval between two connections in their average, as in TCP's estimate of a round trip."""
@@ -112,12 +115,20 @@ class Pool(AsyncAdaptedQueuePool):
     """SQLAlchemy's pool, with a fair queue."""
 
     __module__ = AsyncAdaptedQueuePool.__module__  # SQLAlchemy names its logger after this
+    # Private names of SQLAlchemy. If they are gone, its own queue is used.
     _queue_class: type[QueueCommon[Any]] = _Queue
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        queue = getattr(self, "_pool", None)
+        self._queue = queue if isinstance(queue, _Queue) else None
+        if self._queue is None:
+            _log.warning("this version of SQLAlchemy is not supported: requests may overtake each other in its pool")
 
     def refuse_in_vain(self) -> None:
         """Raise SQLAlchemy's TimeoutError if a new request would wait in vain for a connection.
 
         Asked before a session begins, this is half of the cost of the same refusal in the middle of its first flush.
         """
-        if cast("_Queue[Any]", self._pool).is_hopeless(self.timeout()):
+        if self._queue is not None and self._queue.is_hopeless(self.timeout()):
             raise PoolTimeoutError("no connection will be free in time: too many requests wait for one")

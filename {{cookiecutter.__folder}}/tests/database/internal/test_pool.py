@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from structlog.testing import capture_logs
 
 from app.database.engine import create_database_engine
+from app.database.internal.pool import Pool
 from app.database.session import DatabaseSessionDependency
 
 MakeEngine = Callable[..., AsyncEngine]
@@ -141,3 +144,17 @@ async def test_a_connection_above_the_size_goes_to_who_waits_and_is_closed_when_
     await held.close()
     await got.close()  # type: ignore[attr-defined]
     assert engine.pool.checkedin() == 1  # type: ignore[attr-defined]
+
+
+async def test_without_sqlalchemys_private_names_its_own_queue_is_used_and_a_warning_says_so(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this fails, a new SQLAlchemy that renames something ends the service instead of making its pool less fair."""
+    monkeypatch.setattr(Pool, "_queue_class", AsyncAdaptedQueuePool._queue_class)
+    with capture_logs() as lines:
+        engine = make_engine()
+    assert ["overtake" in line["event"] for line in lines] == [True]
+    async with async_sessionmaker(engine)() as session:
+        assert isinstance(engine.pool, Pool)
+        engine.pool.refuse_in_vain()
+        assert await session.scalar(select(1)) == 1
