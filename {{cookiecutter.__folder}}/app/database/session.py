@@ -114,9 +114,7 @@ class DatabaseSessionDependency:
         await asyncio.gather(*(server.aclose() for server in servers))
 
     def _servers(self) -> list[Server]:
-        servers = [self._primary]
-        servers.append(self._replica)
-        return [server for server in servers if server is not None]
+        return [server for server in (self._primary, self._replica) if server is not None]
 
     def _opened(self) -> Server:
         if self._primary is None:
