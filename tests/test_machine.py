@@ -1,6 +1,7 @@
 """What a machine lacks is skipped and said; in CI nothing is skipped; and what a test starts ends with it."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -78,3 +79,10 @@ def test_all_processes_of_tests_are_started_by_what_ends_them() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "subprocess.Popen"
     }
     assert starting == {"commands.py"}
+
+
+@pytest.mark.xdist_group("together")
+def test_tests_of_a_group_stay_in_one_worker(request: pytest.FixtureRequest) -> None:
+    """If this fails, each worker makes what the tests of a module share: images of containers, whole projects."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@together")
