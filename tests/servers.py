@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 from sql import rows
@@ -25,10 +25,14 @@ def family_of(postmaster: int) -> list[int]:
 def frozen(postmaster: int) -> Iterator[None]:
     """Stop all processes of a server for a while: connections stay open, and nothing is said on them."""
     family = family_of(postmaster)
-    for pid in family:
-        os.kill(pid, signal.SIGSTOP)
+    _signal(family, signal.SIGSTOP)
     try:
         yield
     finally:
-        for pid in family:
-            os.kill(pid, signal.SIGCONT)
+        _signal(family, signal.SIGCONT)
+
+
+def _signal(family: list[int], number: signal.Signals) -> None:
+    for pid in family:
+        with suppress(ProcessLookupError):  # a server's process of one task, such as autovacuum, may have ended
+            os.kill(pid, number)
