@@ -44,14 +44,10 @@ STEPS: Final = len(_LIMITS) * len(_APPS) * (len(FACTORS) + 1)
 
 
 class Point(NamedTuple):
-    """What clients got under one offered load, as shares of the capacity."""
+    """What clients got under one offered load."""
 
     good: float
-    """2xx within a second."""
-    refused: float
-    """503."""
-    given_up: float
-    """No answer after five seconds."""
+    """2xx within a second, as a share of the capacity."""
     refused_after: float
     """Median time until a 503, in seconds; 0: there was none."""
 
@@ -100,17 +96,9 @@ def _point(project: Project, app: str, limit: Limit, capacity: float, factor: fl
     with _server(project, app) as target:
         _send(project, target, limit, capacity / 4, 1)  # it opens its connections
         account = _send(project, target, limit, factor * capacity, _SECONDS)
+    good = sum(200 <= status < 300 and took <= _GOOD for _, took, status in account)
     refused = [took for _, took, status in account if status == 503]
-
-    def share(count: int) -> float:
-        return count / _SECONDS / capacity
-
-    return Point(
-        good=share(sum(200 <= status < 300 and took <= _GOOD for _, took, status in account)),
-        refused=share(len(refused)),
-        given_up=share(sum(status == 0 for _, _, status in account)),
-        refused_after=statistics.median(refused) if refused else 0,
-    )
+    return Point(good / _SECONDS / capacity, statistics.median(refused) if refused else 0)
 
 
 @contextmanager

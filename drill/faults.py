@@ -139,7 +139,7 @@ def _kill_copy(_: Cluster, service: Service, load: Load) -> None:
 
 
 def _roll_out(_: Cluster, service: Service, load: Load) -> None:
-    with service.report():
+    with service.table_in_use():
         release = service.begin_release()
         _wait_until_served(load)  # by the old code, on the new schema
         for copy in COPIES:

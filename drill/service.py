@@ -105,7 +105,7 @@ class Service:
         wait_until(is_ready, f"the copy {copy} to be ready; its log ends with:\n{self.copies[copy].log()}")
 
     @contextmanager
-    def report(self) -> Iterator[None]:
+    def table_in_use(self) -> Iterator[None]:
         """Keep the table that a release changes in use until the end of the block, so that its migration must wait."""
         ended = threading.Event()
         with ThreadPoolExecutor(1) as pool:

@@ -25,7 +25,10 @@ shutil.move(HERE / "app", PROJECT / APP)
 shutil.move(HERE / "tests", PROJECT / TESTS)
 if HAS_QUERY and not (PROJECT / "app" / "list_query.py").exists():  # the first list with filters or orders
     for path in sorted((HERE / "lists").rglob("*.py")):
-        shutil.move(path, PROJECT / path.relative_to(HERE / "lists"))
+        target = PROJECT / path.relative_to(HERE / "lists")
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
 shutil.rmtree(HERE)
 if not (PROJECT / "app" / "idempotency").exists():  # the project is older, or its owner has removed it
     routes = PROJECT / APP / "routes.py"
