@@ -16,36 +16,30 @@ _tracer = trace.get_tracer("app")
 
 TRANSACTIONS: Final = _meter.create_counter(
     "app.transactions",
-    unit="{transaction}",
-    description="Ended transactions, by outcome: committed, rolled_back, conflict, or unknown if the answer was lost.",
+    "{transaction}",
+    "Ended transactions, by outcome: committed, rolled_back, conflict, or unknown if the answer was lost.",
 )
 RETRIES: Final = _meter.create_counter(
-    "app.transaction.retries", unit="{retry}", description="Transactions that were run again after a conflict."
+    "app.transaction.retries", "{retry}", "Transactions that were run again after a conflict."
 )
 UNAVAILABLE: Final = _meter.create_counter(
     "app.unavailable",
-    unit="{response}",
-    description="503 responses, by reason: an SQLSTATE, the class of the error, or processor: refused by app.overload.",
+    "{response}",
+    "503 responses, by reason: an SQLSTATE, the class of the error, or processor: refused by app.overload.",
 )
 LOOP_DELAY: Final = _meter.create_histogram(
     "app.loop.delay",
-    unit="s",
-    description="Time for which work that is ready waits for the processor, while several requests run.",
+    "s",
+    "Time for which work that is ready waits for the processor, while several requests run.",
     explicit_bucket_boundaries_advisory=[0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5],
 )
-READINESS: Final = _meter.create_counter(
-    "app.readiness", unit="{probe}", description="Readiness probes, by result: ok or failed."
-)
+READINESS: Final = _meter.create_counter("app.readiness", "{probe}", "Readiness probes, by result: ok or failed.")
 STARTS: Final = _meter.create_counter(
-    "app.starts", unit="{start}", description="Starts of the service and of scripts, by result: ok or failed."
+    "app.starts", "{start}", "Starts of the service and of scripts, by result: ok or failed."
 )
-PURGED: Final = _meter.create_counter(
-    "app.rows.purged", unit="{row}", description="Rows that the cleanup script deleted permanently."
-)
+PURGED: Final = _meter.create_counter("app.rows.purged", "{row}", "Rows that the cleanup script deleted permanently.")
 SCHEMA: Final = _meter.create_gauge(
-    "app.schema",
-    unit="{revision}",
-    description="Always 1; the labels are the schema's revision and the one that the code needs.",
+    "app.schema", "{revision}", "Always 1; the labels are the schema's revision and the one that the code needs."
 )
 
 

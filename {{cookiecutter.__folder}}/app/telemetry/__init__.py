@@ -7,7 +7,6 @@ SDK, keeps clients' values out of the export, and observes the pool and the driv
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final
 
 import structlog
 from opentelemetry import trace
@@ -15,8 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["is_on", "telemetry"]
 
-_TRACES: Final = "TRACES"
-_METRICS: Final = "METRICS"
 _log = structlog.get_logger(__name__)
 
 
@@ -24,19 +21,21 @@ _log = structlog.get_logger(__name__)
 def telemetry(**engines: AsyncEngine) -> Iterator[None]:
     """Export traces and metrics until the end of the block, if the environment names a collector.
 
+    They include the pool and the statements of each of the engines, which are passed by the names of their pools.
     A problem with telemetry is a warning, never an error: a platform sets these variables for every service, and a
     service must not fail because it cannot be observed.
-
-    Parameters
-    ----------
-    engines
-        Engines whose pool and statements are observed, by the name of the pool.
     """
-    signals = [signal for signal in (_TRACES, _METRICS) if _is_wanted(signal)]
+    traces, metrics = _is_wanted("TRACES"), _is_wanted("METRICS")
     with ExitStack() as end:
         try:
-            if signals:
-                _start(signals, engines, end)
+            if traces or metrics:
+                from app.telemetry.database import observe  # noqa: PLC0415  # takes 0.1 s, wasted if telemetry is off
+                from app.telemetry.sdk import start  # noqa: PLC0415
+
+                if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # no agent has installed an SDK
+                    end.enter_context(start(traces=traces, metrics=metrics))
+                for name, engine in engines.items():
+                    observe(engine, pool_name=name)
         except ImportError:
             _log.warning(
                 "telemetry is off: OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry's SDK is not installed; "
@@ -51,21 +50,24 @@ def telemetry(**engines: AsyncEngine) -> Iterator[None]:
 
 def is_on() -> bool:
     """Return whether the environment names a collector."""
-    return _has_collector(_TRACES) or _has_collector(_METRICS)
+    return _has_collector("TRACES") or _has_collector("METRICS")
 
 
 def _has_collector(signal: str) -> bool:
-    names = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    return any(map(os.environ.get, names)) and not disabled
+    return not disabled and _exporter_option(signal, "ENDPOINT") is not None
+
+
+def _exporter_option(signal: str, name: str) -> str | None:
+    options = (f"OTEL_EXPORTER_OTLP_{signal}_{name}", f"OTEL_EXPORTER_OTLP_{name}")
+    return next(filter(None, map(os.environ.get, options)), None)
 
 
 def _is_wanted(signal: str) -> bool:
     if not _has_collector(signal):
         return False
     exporter = os.environ.get(f"OTEL_{signal}_EXPORTER") or "otlp"
-    protocols = (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-    protocol = next(filter(None, map(os.environ.get, protocols)), "http/protobuf")
+    protocol = _exporter_option(signal, "PROTOCOL") or "http/protobuf"
     if exporter == "otlp" and protocol != "http/protobuf":
         _log.warning(
             f"no {signal.lower()} are exported: OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf, which collectors "
@@ -74,13 +76,3 @@ def _is_wanted(signal: str) -> bool:
     elif exporter not in ("otlp", "none"):
         _log.warning(f"no {signal.lower()} are exported: OTEL_{signal}_EXPORTER must be otlp or none")
     return exporter == "otlp" and protocol == "http/protobuf"
-
-
-def _start(signals: list[str], engines: dict[str, AsyncEngine], end: ExitStack) -> None:
-    from app.telemetry.database import observe  # noqa: PLC0415  # takes 0.1 s, which is wasted if telemetry is off
-    from app.telemetry.sdk import start  # noqa: PLC0415
-
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # no agent has installed an SDK
-        end.enter_context(start(traces=_TRACES in signals, metrics=_METRICS in signals))
-    for name, engine in engines.items():
-        observe(engine, pool_name=name)

@@ -6,7 +6,6 @@ connection sees all of them, including BEGIN and COMMIT.
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any, Final, TypeVar
@@ -56,15 +55,7 @@ _pools: WeakValueDictionary[str, QueuePool] = WeakValueDictionary()
 
 
 def observe(engine: AsyncEngine, *, pool_name: str) -> None:
-    """Observe the pool of an engine. Call it once. Statements are observed on all connections that are made later.
-
-    Parameters
-    ----------
-    engine
-        Engine, as `app.database.engine.create_database_engine` returns it.
-    pool_name
-        Name of its pool in metrics.
-    """
+    """Observe the pool of an engine. Call it once. Statements are observed on all connections that are made later."""
     pool = engine.sync_engine.pool
     assert isinstance(pool, QueuePool)
     connect, labels = pool.connect, {_POOL: pool_name}
@@ -87,9 +78,8 @@ def observe(engine: AsyncEngine, *, pool_name: str) -> None:
     _pools[pool_name] = pool
 
 
-@event.listens_for(
-    Engine, "do_connect"
-)  # for all engines, since these listeners run before the engine's own, which connects
+# On all engines, since these listeners run before the engine's own, which connects.
+@event.listens_for(Engine, "do_connect")
 def _connect_observed(_dialect: Dialect, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
     if "connection_class" in cparams:  # one of `app.database.engine`
         cparams["connection_class"] = type("Connection", (_Observed, cparams["connection_class"]), {})
@@ -114,40 +104,16 @@ _meter.create_observable_up_down_counter(
 )
 
 
-@dataclass(frozen=True)
-class _Statement:
-    """What is exported about a statement: its SQL, without values."""
-
-    name: str
-    attributes: dict[str, str]
-    labels: dict[str, str]
-
-
 @lru_cache(1024)
-def _statement(query: str) -> _Statement:
+def _described(query: str) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Return name and attributes of a statement's spans, with its SQL but without values, and its labels in metrics."""
     operation = match[1].upper() if (match := _OPERATION.match(query)) else "OTHER"
     table = match[1].replace('"', "") if (match := _TABLE.search(query)) else ""
     labels = {"db.system.name": "postgresql", "db.operation.name": operation}
     if table:
         labels["db.collection.name"] = table
     name = f"{operation} {table}".rstrip()
-    text = _VALUE.sub("?", query)
-    return _Statement(name, labels | {"db.query.summary": name, "db.query.text": text}, labels)
-
-
-async def _timed(query: str, running: Awaitable[T]) -> T:
-    statement = _statement(query)
-    labels = statement.labels
-    span = _tracer.start_span(statement.name, kind=SpanKind.CLIENT, attributes=statement.attributes)
-    start = perf_counter()
-    try:
-        return await running
-    except BaseException as error:
-        labels = {**labels, "error.type": _fail(span, error)}
-        raise
-    finally:
-        _duration.record(perf_counter() - start, labels)
-        span.end()
+    return name, labels | {"db.query.summary": name, "db.query.text": _VALUE.sub("?", query)}, labels
 
 
 def _fail(span: trace.Span, error: BaseException) -> str:
@@ -171,9 +137,8 @@ class _Observed(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no typ
         if verb.startswith("BEGIN"):
             self._conflict = False
         try:
-            answer: str = await _timed(query, super().execute(query, *args, **options))
+            answer: str = await self._timed(query, super().execute(query, *args, **options))
         except BaseException as error:
-            self._failed(error)
             if verb == "COMMIT":
                 lost = sqlstate(error) is None and not isinstance(error, PendingRollbackError)
                 self._ended("unknown" if lost else "rolled_back")
@@ -183,24 +148,28 @@ class _Observed(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no typ
         return answer
 
     async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
-        return await self._reported(query, super().fetch(query, *args, **options))
+        return await self._timed(query, super().fetch(query, *args, **options))
 
     async def executemany(self, query: str, *args: Any, **options: Any) -> Any:
-        return await self._reported(query, super().executemany(query, *args, **options))
+        return await self._timed(query, super().executemany(query, *args, **options))
 
     async def prepare(self, query: str, **options: Any) -> "_Prepared":
-        statement = await self._reported(f"PREPARE {query}", super().prepare(query, **options))
-        return _Prepared(statement, partial(self._reported, query))
+        statement = await self._timed(f"PREPARE {query}", super().prepare(query, **options))
+        return _Prepared(statement, partial(self._timed, query))
 
-    async def _reported(self, query: str, running: Awaitable[T]) -> T:
+    async def _timed(self, query: str, running: Awaitable[T]) -> T:
+        name, attributes, labels = _described(query)
+        span = _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+        start = perf_counter()
         try:
-            return await _timed(query, running)
+            return await running
         except BaseException as error:
-            self._failed(error)
+            self._conflict = self._conflict or is_conflict(error)
+            labels = {**labels, "error.type": _fail(span, error)}
             raise
-
-    def _failed(self, error: BaseException) -> None:
-        self._conflict = self._conflict or is_conflict(error)
+        finally:
+            _duration.record(perf_counter() - start, labels)
+            span.end()
 
     def _ended(self, outcome: str) -> None:
         TRANSACTIONS.add(1, {"outcome": "conflict" if self._conflict and outcome != "committed" else outcome})
@@ -209,15 +178,15 @@ class _Observed(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no typ
 class _Prepared:
     """A prepared statement of the driver, which SQLAlchemy uses for the statements that it runs itself."""
 
-    def __init__(self, statement: Any, reported: Callable[[Awaitable[Any]], Awaitable[Any]]) -> None:
+    def __init__(self, statement: Any, timed: Callable[[Awaitable[Any]], Awaitable[Any]]) -> None:
         self._statement = statement
-        self._reported = reported
+        self._timed = timed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._statement, name)
 
     async def fetch(self, *args: Any, **options: Any) -> Any:
-        return await self._reported(self._statement.fetch(*args, **options))
+        return await self._timed(self._statement.fetch(*args, **options))
 
     async def cursor(self, *args: Any, **options: Any) -> Any:
-        return await self._reported(self._statement.cursor(*args, **options))
+        return await self._timed(self._statement.cursor(*args, **options))

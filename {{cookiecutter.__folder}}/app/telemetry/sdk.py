@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import structlog
 from opentelemetry import metrics, trace
@@ -42,7 +42,9 @@ def start(*, traces: bool, metrics: bool) -> Iterator[None]:
     resource = Resource.create(
         {"service.name": NAME, "service.version": VERSION, "service.instance.id": str(uuid.uuid4())}
     ).merge(OTELResourceDetector().detect())  # the environment takes precedence
-    _report_once()
+    logger = logging.getLogger("opentelemetry")
+    logger.propagate = False
+    logger.handlers[:] = [_Once(logging.WARNING)]
     shutdowns: list[Callable[[], None]] = []
     if traces:
         shutdowns.append(_trace(resource))
@@ -98,20 +100,12 @@ class _Redaction(SpanProcessor):
                 span.set_attribute(name, "REDACTED")
 
 
-def _report_once() -> None:
-    """Log each kind of problem of the SDK once: an absent collector would fill the log."""
-    logger = logging.getLogger("opentelemetry")
-    logger.propagate = False
-    logger.handlers[:] = [_Once(logging.WARNING)]
-
-
 class _Once(logging.Handler):
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self._said: set[str] = set()
+    """Logs each kind of problem once: an absent collector would fill the log. Exporters' texts quote the endpoint."""
+
+    _said: ClassVar[set[str]] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log the record unless a similar one was logged. Exporters' texts are omitted: they quote the endpoint."""
         exporting = record.name.startswith("opentelemetry.exporter")
         kind = "export" if exporting else str(record.msg)
         if kind in self._said or (exporting and record.levelno < logging.ERROR):  # the exporter will try again
