@@ -21,6 +21,8 @@ _LONGEST: Final = 255
 _QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')  # a string as in RFC 9651, section 3.3.3
 _BARE: Final = re.compile("[!#-~][ -~]*")
 
+_adapter: Final = cache(TypeAdapter[Any])
+
 
 def _read_key(value: str) -> str:
     quoted = _QUOTED.fullmatch(value)
@@ -50,19 +52,13 @@ def once(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
         @once
         async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut: ...
 
-    Key and answer are stored in the transaction of the handler's session, so a request that fails stores neither.
-    Without the header nothing changes.
-
-    Parameters
-    ----------
-    handler
-        Handler with parameters of the types `DbSession`, `Request` and `Response`, whatever their names. It must
-        write only in that session.
+    Key and answer are stored in the transaction of the handler's session, so a request that fails stores neither. The
+    handler must write only in that session. Without the header nothing changes.
 
     Raises
     ------
     TypeError
-        If the handler lacks one of these parameters.
+        If the handler lacks a parameter of the type `DbSession`, `Request` or `Response`. Their names do not matter.
     """
     hints = get_type_hints(handler, include_extras=True)
     returns = hints.pop("return", Any)
@@ -75,7 +71,8 @@ def once(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
             request.state.advice = "send an Idempotency-Key, so that it is safe to repeat the request"
             return await handler(**arguments)
         request.state.advice = "repeat the request with the same Idempotency-Key"
-        session, key = arguments[session_], (_caller(request), idempotency_key)
+        # The subject of the access token, if routes require one: two callers may choose the same key.
+        session, key = arguments[session_], (getattr(request.state, "subject", ""), idempotency_key)
         stored = await repository.claim(session, key, fingerprint=await _fingerprint(request))
         if stored is not None:
             return Response(stored.body, stored.status, stored.headers)
@@ -99,19 +96,9 @@ def _parameter(handler: Callable[..., Any], hints: dict[str, Any], kind: Any) ->
     )
 
 
-def _caller(request: Request) -> str:
-    # The subject of the access token, if routes require one: two callers may choose the same key.
-    return getattr(request.state, "subject", "")
-
-
 async def _fingerprint(request: Request) -> bytes:
     target = f"{request.method} {request.scope['path']}".encode()
     return sha256(b"\0".join([target, request.scope["query_string"], await request.body()])).digest()
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _answer(returned: Any, kind: Any, request: Request, response: Response) -> Response:

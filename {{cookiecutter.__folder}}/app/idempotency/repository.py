@@ -4,7 +4,7 @@ from datetime import timedelta
 from hashlib import blake2b
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Row, Text, bindparam, delete, func, select, tuple_, update
+from sqlalchemy import BigInteger, LargeBinary, Row, Text, bindparam, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,7 +28,9 @@ AnswerRow = Row[bytes, int | None, dict[str, str] | None, bytes | None]
 """Columns of a row: fingerprint, status, headers, body."""
 
 _table = IdempotencyKey.__table__
-_this = (IdempotencyKey.caller == bindparam("this_caller"), IdempotencyKey.key == bindparam("this_key"))
+_id = (IdempotencyKey.caller, IdempotencyKey.key)
+_caller, _key = bindparam("this_caller", type_=Text), bindparam("this_key", type_=Text)
+_this = (IdempotencyKey.caller == _caller, IdempotencyKey.key == _key)
 _expired = IdempotencyKey.created_at < func.now() - _KEPT_FOR
 
 # An INSERT would wait for a concurrent one with the same key. So only the transaction with the lock inserts.
@@ -36,13 +38,11 @@ _CLAIM = (
     insert(_table)
     .from_select(
         ["caller", "key", "fingerprint"],
-        select(
-            bindparam("this_caller", type_=Text),
-            bindparam("this_key", type_=Text),
-            bindparam("new_fingerprint", type_=_table.c.fingerprint.type),
-        ).where(func.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger))),
+        select(_caller, _key, bindparam("new_fingerprint", type_=LargeBinary)).where(
+            func.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger))
+        ),
     )
-    .on_conflict_do_nothing(index_elements=[IdempotencyKey.caller, IdempotencyKey.key])
+    .on_conflict_do_nothing(index_elements=_id)
     .returning(IdempotencyKey.key)
 )
 # The row lock makes COMMIT wait for the synchronous standby, if there is one: the first request may have timed out
@@ -52,18 +52,7 @@ _FIND = (
     .where(*_this)
     .with_for_update(read=True)
 )
-_KEEP = (
-    update(_table)
-    .where(*_this)
-    .values(
-        {
-            IdempotencyKey.status: bindparam("new_status"),
-            IdempotencyKey.headers: bindparam("new_headers"),
-            IdempotencyKey.body: bindparam("new_body"),
-        }
-    )
-    .returning(IdempotencyKey.key)
-)
+_KEEP = update(_table).where(*_this).returning(IdempotencyKey.key)
 
 
 class KeyInUse(Busy):
@@ -93,19 +82,7 @@ def _lock(key: CallersKey) -> int:
 async def claim(session: AsyncSession, key: CallersKey, *, fingerprint: bytes) -> AnswerRow | None:
     """Claim a key for the transaction of a session, or return the stored answer. Never waits for another transaction.
 
-    Parameters
-    ----------
-    session
-        Session in which the request is handled. If it is rolled back, the key is free again.
-    key
-        Caller and key.
-    fingerprint
-        Hash of the request.
-
-    Returns
-    -------
-    AnswerRow or None
-        Stored answer; None if the request is to be handled.
+    After None the request, whose hash is ``fingerprint``, is to be handled in this session. A rollback frees the key.
 
     Raises
     ------
@@ -131,7 +108,7 @@ async def claim(session: AsyncSession, key: CallersKey, *, fingerprint: bytes) -
 
 async def keep(session: AsyncSession, key: CallersKey, status: int, headers: dict[str, str], body: bytes) -> None:
     """Store the answer to the request that has claimed a key in this session."""
-    await fetch(session, _KEEP, **_bound(key), new_status=status, new_headers=headers, new_body=body)
+    await fetch(session, _KEEP, **_bound(key), status=status, headers=headers, body=body)
 
 
 async def count_purgeable(reader: Reader) -> int:
@@ -142,15 +119,7 @@ async def count_purgeable(reader: Reader) -> int:
 async def purge_keys(session: AsyncSession, *, limit: int) -> int:
     """Delete up to ``limit`` keys that are older than a day; return how many. Rows that are locked are skipped."""
     batch = (
-        select(IdempotencyKey.caller, IdempotencyKey.key)
-        .where(_expired)
-        .order_by(IdempotencyKey.created_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+        select(*_id).where(_expired).order_by(IdempotencyKey.created_at).limit(limit).with_for_update(skip_locked=True)
     )
-    purged = await session.scalars(
-        delete(IdempotencyKey)
-        .where(tuple_(IdempotencyKey.caller, IdempotencyKey.key).in_(batch))
-        .returning(IdempotencyKey.key)
-    )
+    purged = await session.scalars(delete(IdempotencyKey).where(tuple_(*_id).in_(batch)).returning(IdempotencyKey.key))
     return len(purged.all())
