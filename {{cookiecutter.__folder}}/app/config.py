@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, overload
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.auth.options import AuthOptions
@@ -19,6 +19,27 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
+
+
+def _usable_url(url: SecretStr) -> SecretStr:
+    parse_database_url(url.get_secret_value())
+    return url
+
+
+def _password_for_the_url(password: SecretStr, info: ValidationInfo) -> SecretStr:
+    if "database_url" in info.data:
+        parse_database_url(info.data["database_url"].get_secret_value(), password.get_secret_value())
+    return password
+
+
+def _usable_password_file(file: Path, info: ValidationInfo) -> Path:
+    if info.data.get("database_password") is not None:
+        raise ValueError("DATABASE_PASSWORD is set too: keep one of the two")
+    _password_for_the_url(SecretStr(read_password_file(file)), info)
+    return file
+
+
+_DatabaseUrl = Annotated[SecretStr, AfterValidator(_usable_url)]
 
 
 class Settings(BaseSettings):
@@ -40,16 +61,16 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    database_url: SecretStr
+    database_url: _DatabaseUrl
     """``postgresql://user@host:5432/name?sslmode=require``. Secret, since it may contain the password."""
 
-    database_password: SecretStr | None = None
+    database_password: Annotated[SecretStr, AfterValidator(_password_for_the_url)] | None = None
     """Password, if it is kept apart from the URL; any characters."""
 
-    database_password_file: Path | None = None
+    database_password_file: Annotated[Path, AfterValidator(_usable_password_file)] | None = None
     """File with the password. It is read again for each new connection: a password that changes needs no restart."""
 
-    database_replica_url: SecretStr | None = None
+    database_replica_url: _DatabaseUrl | None = None
     """URL of the read replicas, like DATABASE_URL. Its password is DATABASE_PASSWORD, unless it has its own."""
 
     database: EngineOptions = EngineOptions()
@@ -79,29 +100,6 @@ class Settings(BaseSettings):
                 source.env_vars = {name: value for name, value in source.env_vars.items() if name not in groups}
         return super().settings_customise_sources(*arguments, **sources)
 
-    @field_validator("database_url", "database_replica_url")
-    @classmethod
-    def _url_is_usable(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            parse_database_url(value.get_secret_value())
-        return value
-
-    @field_validator("database_password")
-    @classmethod
-    def _password_fits_the_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if value is not None and "database_url" in info.data:
-            parse_database_url(info.data["database_url"].get_secret_value(), value.get_secret_value())
-        return value
-
-    @field_validator("database_password_file")
-    @classmethod
-    def _password_file_is_usable(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is not None:
-            if info.data.get("database_password") is not None:
-                raise ValueError("DATABASE_PASSWORD is set too: keep one of the two")
-            cls._password_fits_the_url(SecretStr(read_password_file(value)), info)
-        return value
-
 
 class ServiceSettings(Settings):
     """Settings of the HTTP service, with some that scripts and migrations do not need."""
@@ -128,14 +126,7 @@ def load_settings(kind: type[ServiceSettings], **overrides: Any) -> ServiceSetti
 
 
 def load_settings(kind: type[Settings] = Settings, **overrides: Any) -> Settings:
-    """Read the settings.
-
-    Parameters
-    ----------
-    kind
-        `Settings`, or `ServiceSettings`.
-    overrides
-        Values that take precedence over the environment and ``.env``.
+    """Read the settings. Overrides take precedence over the environment and ``.env``.
 
     Raises
     ------

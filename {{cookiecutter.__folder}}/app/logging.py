@@ -98,17 +98,11 @@ def configure_logging(settings: Settings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[
-                *first,
-                structlog.stdlib.ExtraAdder(),
-                _without_color_message,
-            ],
+            foreign_pre_chain=[*first, structlog.stdlib.ExtraAdder(), _without_color_message],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(settings.log_level)
+    logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
 
     # Without uvicorn's own handlers, its lines reach ours. Its access line is dropped: the middleware writes one with
     # the route and the duration.

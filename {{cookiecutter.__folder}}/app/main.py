@@ -1,8 +1,9 @@
 """The HTTP service: ``uvicorn app.main:app``."""
 
 import gc
+import sys
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from typing import Final
 
@@ -36,7 +37,6 @@ _FEATURES: Final = [
 _MAX_BODY_BYTES: Final = 1024 * 1024
 """Well above any valid body, well below what would hurt a worker."""
 
-
 _TELEMETRY: Final[TelemetryConfig] = {
     "auto_configure": False,  # app.telemetry does it, for scripts and migrations too
     "logs": False,  # they would contain PostgreSQL's DETAIL, which quotes users' data
@@ -48,13 +48,7 @@ _TELEMETRY: Final[TelemetryConfig] = {
 
 
 def create_app(settings: ServiceSettings | None = None) -> FastAPI:
-    """Create the application.
-
-    Parameters
-    ----------
-    settings
-        Settings to use; None: read them when the service starts, so that this module can be imported without any.
-    """
+    """Create the application. Without settings it reads them when it starts: importing this module needs none."""
     processor = ProcessorQueue()
 
     @asynccontextmanager
@@ -91,6 +85,9 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     return app
 
 
+_FIXABLE: Final = (SettingsError, DatabaseNotReady, LateCommitError, DuplicateOperationIdError)
+
+
 class _OneLineStartup:
     """Reports fixable start-up errors in one line each, instead of the server's traceback."""
 
@@ -101,23 +98,13 @@ class _OneLineStartup:
         return (self._start if scope["type"] == "lifespan" else self._app)(scope, receive, send)
 
     async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
-        failed: Message | None = None
+        async def send_one_line(message: Message) -> None:
+            if isinstance(error := sys.exception(), _FIXABLE):  # Starlette sends it while it handles the error
+                message["message"] = str(error)
+            await send(message)
 
-        async def hold_back_failure(message: Message) -> None:
-            nonlocal failed
-            if message["type"] == "lifespan.startup.failed":
-                failed = message  # its text is a traceback
-            else:
-                await send(message)
-
-        try:
-            await self._app(scope, receive, hold_back_failure)
-        except (SettingsError, DatabaseNotReady, LateCommitError, DuplicateOperationIdError) as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-        except BaseException:
-            if failed is not None:
-                await send(failed)
-            raise
+        with suppress(*_FIXABLE):
+            await self._app(scope, receive, send_one_line)
 
 
 app = create_app()

@@ -31,13 +31,6 @@ def database_password(settings: Settings, url: SecretStr) -> Password | None:
 
     The service, the scripts and the migrations use it. If your platform issues tokens instead of passwords, return a
     function of your own here, plain or async: see the guide "Passwords that change" of the template.
-
-    Parameters
-    ----------
-    settings
-        Settings to take it from.
-    url
-        URL of the primary or the replicas.
     """
     if not needs_password(url.get_secret_value()):
         return None
@@ -56,12 +49,7 @@ async def open_database(
 
         async with open_database(settings) as database, database.session() as session: ...
 
-    Parameters
-    ----------
-    settings
-        Settings that name the database.
-    database
-        Provider whose pool is opened; None: a new one. The service passes `db_session_dependency`, which routes use.
+    The service passes its `db_session_dependency`, which routes use; by default a new provider of sessions is opened.
 
     Raises
     ------
@@ -80,28 +68,20 @@ async def open_database(
             **vars(settings.database),
         )
         end.enter_context(telemetry(**database.engines))
-        with _counted_start():
-            await wait_for_database(
-                database.engine,
-                tries=settings.database_probe_tries,
-                pause=settings.database_probe_pause,
-            )
-            await check_revision(database.engine)
-            await warn_of_limits(database.engine, settings.database)
-            if database.replica is not None:
-                await _warn_of_replica(database.replica)
+        result = "failed"
+        try:
+            with span("start"):
+                await wait_for_database(
+                    database.engine, tries=settings.database_probe_tries, pause=settings.database_probe_pause
+                )
+                await check_revision(database.engine)
+                await warn_of_limits(database.engine, settings.database)
+                if database.replica is not None:
+                    await _warn_of_replica(database.replica)
+            result = "ok"
+        finally:
+            STARTS.add(1, {"result": result})
         yield database
-
-
-@contextmanager
-def _counted_start() -> Iterator[None]:
-    result = "failed"
-    try:
-        with span("start"):
-            yield
-        result = "ok"
-    finally:
-        STARTS.add(1, {"result": result})
 
 
 async def _warn_of_replica(replica: WatchedServer) -> None:
