@@ -7,7 +7,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -41,23 +41,10 @@ class _Purge:
 
 
 async def cleanup(settings: Settings, *, deleted_for: timedelta, batch_size: int, dry_run: bool) -> int | None:
-    """Purge what is no longer needed, in batches, each of which is one transaction.
+    """Purge what is no longer needed, in transactions of up to ``batch_size`` rows. A dry run only counts the rows.
 
-    Parameters
-    ----------
-    settings
-        Settings that name the database.
-    deleted_for
-        Minimum time since a user was deleted.
-    batch_size
-        Maximum number of rows in one transaction.
-    dry_run
-        Whether to only count the rows.
-
-    Returns
-    -------
-    int or None
-        Signal that ended the work early, after the current batch; None if all rows were purged.
+    Users are kept for at least ``deleted_for`` after their deletion.
+    Returns the signal that ended the work early, after the current batch; None if all rows were purged.
     """
     purges = [
         _Purge("idempotency keys", keys.count_purgeable, partial(keys.purge_keys, limit=batch_size)),
@@ -105,13 +92,11 @@ def _signals() -> Iterator[list[int]]:
     """Collect SIGTERM and SIGINT instead of exiting at once."""
     received: list[int] = []
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, received.append, number)
-    try:
-        yield received
-    finally:
+    with ExitStack() as end:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+            loop.add_signal_handler(number, received.append, number)
+            end.callback(loop.remove_signal_handler, number)
+        yield received
 
 
 @click.command()
