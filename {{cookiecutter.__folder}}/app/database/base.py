@@ -41,18 +41,11 @@ Xmin = Annotated[int, mapped_column(system=True, server_default=FetchedValue())]
 
 
 def one_of(column: str, *values: str) -> CheckConstraint:
-    """Return the constraint that a text column has one of some values.
+    """Return the constraint that a text column has one of some values, made of letters, digits, ``_``, ``-`` and ``.``.
 
     Its name contains a checksum of the values, since Alembic compares the names of constraints only: after a change of
     the values, ``make migration`` writes their replacement. Existing rows are not checked (NOT VALID), so that adding
     a value does not lock the table while it is read.
-
-    Parameters
-    ----------
-    column
-        Name of the column.
-    values
-        Values, which consist of letters, digits, ``_``, ``-`` and ``.``.
     """
     names = ", ".join(f"'{value}'" for value in values)
     checksum = zlib.crc32(" ".join(sorted(values)).encode())

@@ -27,44 +27,29 @@ __all__ = [
     "violates",
 ]
 
-_CANNOT_CONNECT_NOW: Final = "57P03"
-"""The server is starting, shutting down or in recovery."""
-
-_INTERNAL_ERROR: Final = "XX000"
-"""While connecting, this means that the server cannot work: with a full disk it cannot write its init file."""
-
 READ_ONLY: Final = "25006"
 """A write to a read-only server, such as a primary that has become a replica in a failover."""
 
 _QUERY_CANCELED: Final = "57014"
 """A statement_timeout: the statement would take as long on another server."""
 
+_CONFLICTS = ("40001", "40P01")  # serialization_failure, deadlock_detected
 # Errors that end a connection, such as 25P03 (idle_in_transaction_session_timeout), arrive as a lost connection.
-_TRY_LATER = {
-    "40001",  # serialization_failure
-    "40P01",  # deadlock_detected
+_TRY_LATER = (
+    *_CONFLICTS,
+    "08",  # the class of connection exceptions
+    "53",  # the class of insufficient resources: too many connections, out of memory, disk full
     "55P03",  # lock_not_available, a lock_timeout
     _QUERY_CANCELED,
     "57P01",  # admin_shutdown
     "57P02",  # crash_shutdown
     READ_ONLY,
-}
-_CONFLICTS = {"40001", "40P01"}
-_TRY_LATER_CLASSES = {
-    "08",  # connection exceptions
-    "53",  # insufficient resources: too many connections, out of memory, disk full
-}
-_LOGIN_CLASSES = {
-    "28",  # invalid authorization
-    "3D",  # no such database
-}
-_NOT_REPLICATED_YET = {
-    "3F000",  # invalid_schema_name
-    "42P01",  # undefined_table
-    "42703",  # undefined_column
-}
+)
 _PROTOCOL_VIOLATION = "08P01"
 """PgBouncer's own errors: a start-up parameter or a user that it rejects, too many clients."""
+
+_REFUSED = ("28", "3D", _PROTOCOL_VIOLATION)  # the classes of invalid authorization and of no such database
+_NOT_REPLICATED_YET = ("3F000", "42P01", "42703")  # invalid_schema_name, undefined_table, undefined_column
 
 
 class DatabaseUnavailable(Exception):
@@ -106,22 +91,19 @@ def violates(error: BaseException, constraint: str) -> bool:
 
 def violated_reference(error: BaseException, table: Table) -> str | None:
     """Return the column of the table whose foreign key was violated, or None for other errors."""
-    keys = {str(key.name): key.column_keys[0] for key in table.foreign_key_constraints}
-    return next((column for name, column in keys.items() if violates(error, name)), None)
+    keys = table.foreign_key_constraints
+    return next((key.column_keys[0] for key in keys if violates(error, str(key.name))), None)
 
 
 def is_unavailable(error: BaseException) -> bool:
     """Return whether the state of the database is the cause, not the statement: the same request may succeed later."""
-    if isinstance(error, DatabaseUnavailable | PoolTimeoutError):
-        return True
     if not isinstance(error, DBAPIError):
-        return False
+        return isinstance(error, DatabaseUnavailable | PoolTimeoutError)
     state = sqlstate(error) or ""
     if state == _PROTOCOL_VIOLATION:
         return False
     # A plan is outdated for long only behind PgBouncer, which keeps it: until a RECONNECT there.
-    of_database = state in _TRY_LATER or state[:2] in _TRY_LATER_CLASSES or has_outdated_plan(error)
-    return of_database or error.connection_invalidated
+    return state.startswith(_TRY_LATER) or has_outdated_plan(error) or error.connection_invalidated
 
 
 def is_refused(error: BaseException) -> bool:
@@ -130,13 +112,13 @@ def is_refused(error: BaseException) -> bool:
     At start-up that is permanent. Later it means that the database was dropped, the password changed, or a pooler has
     too many clients.
     """
-    state = sqlstate(error) or ""
-    return state[:2] in _LOGIN_CLASSES or state == _PROTOCOL_VIOLATION
+    return (sqlstate(error) or "").startswith(_REFUSED)
 
 
 def cannot_connect_now(error: BaseException) -> bool:
     """Return whether the server that rejected a connection cannot accept any at present."""
-    return sqlstate(error) in (_CANNOT_CONNECT_NOW, _INTERNAL_ERROR)
+    # 57P03: it is starting, shutting down or in recovery. XX000: with a full disk it cannot write its init file.
+    return sqlstate(error) in ("57P03", "XX000")
 
 
 def another_may_answer(error: BaseException) -> bool:
