@@ -31,14 +31,8 @@ class Reader:
     rows are locked in order to write them, use a session.
 
     A statement that is built once, at the top of a module, with `bindparam` for the values that vary, is compiled once
-    and then runs on the driver's connection. A statement that is built at each call runs through SQLAlchemy, which
-    takes about twice as long. Both return the same rows and raise the same errors. SQLAlchemy's engine events
-    see only the second kind.
-
-    Parameters
-    ----------
-    engine
-        Engine to take connections from.
+    and then runs on the driver's connection. One that is built at each call runs through SQLAlchemy, which takes about
+    twice as long, with the same rows and errors. SQLAlchemy's engine events see only the second kind.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -52,19 +46,10 @@ class Reader:
     @overload
     async def all(self, statement: Select[*Ts], into: type[T], /, **parameters: Any) -> list[T]: ...
 
-    async def all(
-        self, statement: Select[*tuple[Any, ...]], into: type | None = None, /, **parameters: Any
-    ) -> Sequence[Any]:
-        """Return all rows.
+    async def all(self, statement: Select[*Ts], into: type | None = None, /, **parameters: Any) -> Sequence[Any]:
+        """Return all rows of a select, with the values of its `bindparam` as parameters.
 
-        Parameters
-        ----------
-        statement
-            Select to run.
-        into
-            Dataclass to return instead of `Row`. Its fields are the columns of the select, in any order.
-        parameters
-            Values of its `bindparam`.
+        `into` is a dataclass to return instead of `Row`. Its fields are the columns of the select, in any order.
 
         Raises
         ------
@@ -82,54 +67,28 @@ class Reader:
     async def one_or_none(self, statement: Select[*Ts], /, **parameters: Any) -> Row[*Ts] | None: ...
 
     @overload
-    async def one_or_none(
-        self, statement: Select[*tuple[Any, ...]], into: type[T], /, **parameters: Any
-    ) -> T | None: ...
+    async def one_or_none(self, statement: Select[*Ts], into: type[T], /, **parameters: Any) -> T | None: ...
 
-    async def one_or_none(
-        self, statement: Select[*tuple[Any, ...]], into: type | None = None, /, **parameters: Any
-    ) -> Any:
-        """Return the only row, or None if there is none. Parameters and errors are those of `all`.
-
-        Raises
-        ------
-        MultipleResultsFound
-            If there are several rows.
-        """
+    async def one_or_none(self, statement: Select[*Ts], into: type | None = None, /, **parameters: Any) -> Any:
+        """Return the only row, or None if there is none. Several raise MultipleResultsFound. See also `all`."""
         rows = await self.rows(statement, into, parameters, single=True)
         if len(rows) > 1:
             raise MultipleResultsFound("Multiple rows were found when one or none was required")
         return rows[0] if rows else None
 
     async def scalar(self, statement: Select[T], /, **parameters: Any) -> T | None:
-        """Return the first column of the first row, or None if there is none. Parameters and errors: see `all`."""
+        """Return the first column of the first row, or None if there is none. See `all`."""
         rows = await self.rows(statement, None, parameters, single=True)
         return rows[0][0] if rows else None
 
     async def rows(
-        self,
-        statement: Select[*tuple[Any, ...]],
-        into: type | None,
-        parameters: dict[str, Any],
-        *,
-        single: bool = False,  # for readers that have a second server
+        self, statement: Select[*Ts], into: type | None, parameters: dict[str, Any], *, single: bool = False
     ) -> Sequence[Any]:
-        """Return all rows: what `all`, `one_or_none` and `scalar` have in common.
-
-        Parameters
-        ----------
-        statement, into, parameters
-            See `all`.
-        single
-            Whether the caller expects at most one row, so that no row is an answer.
-        """
+        """Return all rows. With `single` at most one is expected, which a server that lags behind may not have."""
         return await greenlet_spawn(self._fetch, statement, into, parameters)
 
-    def _fetch(
-        self, statement: Select[*tuple[Any, ...]], into: type | None, parameters: dict[str, Any]
-    ) -> Sequence[Any]:
-        known = self._statements.find(statement, into, parameters)
-        if known is not None:
+    def _fetch(self, statement: Select[*Ts], into: type | None, parameters: dict[str, Any]) -> Sequence[Any]:
+        if known := self._statements.find(statement, into, parameters):
             return known.fetch_alone(self._engine, parameters)
         if statement not in self._statements:
             _refuse_writes(statement)

@@ -3,31 +3,15 @@
 A new field is declared in the model and in the schema classes that carry it. Statements do not name it.
 """
 
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Final,
-    Literal,
-    NotRequired,
-    Required,
-    TypeVar,
-    TypeVarTuple,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    overload,
-)
+from typing import Any, ClassVar, Literal, TypeVar, TypeVarTuple, Union, get_args, get_origin, get_type_hints, overload
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, ColumnElement, Connection, Engine, Label, Row, Table, Text, any_, bindparam, cast, or_
+from sqlalchemy import Column, ColumnElement, Engine, Label, Row, Table, Text, any_, bindparam, cast, or_
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -40,7 +24,7 @@ __all__ = ["SchemaMismatchError", "columns", "fetch", "is_version"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_COMPARED: Final = (bool, bytes, date, datetime, Decimal, dict, float, int, list, str, time, timedelta, UUID)
+_COMPARED = (bool, bytes, date, datetime, Decimal, dict, float, int, list, str, time, timedelta, UUID)
 """Types of values that are compared. Others, such as pydantic's own, say nothing about the column."""
 
 
@@ -51,34 +35,22 @@ class SchemaMismatchError(TypeError):
 def columns(model: type[DeclarativeBase], response: type, /, *bodies: type) -> tuple[Column[Any] | Label[Any], ...]:
     """Return the columns that the fields of a response class name, and compare the classes with the table.
 
-    Call it at the top of a module, so that a field that does not fit is an error before the first request.
-
-    Parameters
-    ----------
-    model
-        Model of the table.
-    response
-        Dataclass of the rows that statements return, for `fetch` and `app.database.reader.Reader`.
-    bodies
-        Classes of request bodies, whose fields are written to the table.
-
-    Raises
-    ------
-    SchemaMismatchError
-        If the table has no column with a field's name, or one of another type, or if null is allowed in only one of
-        the two. A body may refuse null where the column allows it.
+    The response is a dataclass for the rows of `fetch` and `app.database.reader.Reader`. The bodies are classes of
+    request bodies, whose fields are written to the table. Call this at the top of a module: a field that does not fit
+    raises SchemaMismatchError before the first request. A field fits if the table has a column with its name and type,
+    and both or neither allow null. A body may refuse null where the column allows it.
     """
     table = model.__table__
     assert isinstance(table, Table)
     lines = [
         f"{kind.__name__}.{name}: {problem}"
         for kind in (response, *bodies)
-        for name, hint in _fields(kind)
+        for name, hint in _fields(kind).items()
         if (problem := _mismatch(table, name, hint, is_body=kind in bodies))
     ]
     if lines:
         raise SchemaMismatchError("\n".join(lines))
-    found = (table.columns[name] for name, _ in _fields(response))
+    found = (table.columns[name] for name in _fields(response))
     # While a column is renamed, its name in the database is not the field's: see `key` of `mapped_column`.
     return tuple(column if column.name == column.key else column.label(column.key) for column in found)
 
@@ -93,10 +65,9 @@ def is_version(xmin: ColumnElement[int] | Any) -> ColumnElement[bool]:
     return or_(versions.is_(None), cast(xmin, Text) == any_(versions))
 
 
-def _fields(kind: type) -> Iterator[tuple[str, Any]]:
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        if not name.startswith("_") and get_origin(hint) is not ClassVar:
-            yield name, hint
+def _fields(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {name: hint for name, hint in hints.items() if not name.startswith("_") and get_origin(hint) is not ClassVar}
 
 
 def _mismatch(table: Table, name: str, hint: Any, *, is_body: bool) -> str | None:
@@ -121,8 +92,6 @@ def _mismatch(table: Table, name: str, hint: Any, *, is_body: bool) -> str | Non
 def _types(hint: Any) -> set[Any]:
     """Return the classes of the values that a type hint allows."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Annotated, NotRequired, Required):
-        return _types(arguments[0])
     if origin in (Union, UnionType):
         return {kind for argument in arguments for kind in _types(argument)}
     if origin is Literal:
@@ -131,9 +100,7 @@ def _types(hint: Any) -> set[Any]:
 
 
 @overload
-async def fetch(
-    session: AsyncSession, statement: TypedReturnsRows[*Ts], /, **parameters: Any
-) -> Sequence[Row[*Ts]]: ...
+async def fetch(session: AsyncSession, statement: TypedReturnsRows[*Ts], /, **parameters: Any) -> list[Row[*Ts]]: ...
 
 
 @overload
@@ -143,8 +110,8 @@ async def fetch(
 
 
 async def fetch(
-    session: AsyncSession, statement: TypedReturnsRows[*tuple[Any, ...]], into: type | None = None, /, **parameters: Any
-) -> Sequence[Any]:
+    session: AsyncSession, statement: TypedReturnsRows[*Ts], into: type | None = None, /, **parameters: Any
+) -> list[Any]:
     """Run a statement in the transaction of a session and return its rows, faster than ``session.execute``.
 
     Errors and transaction are those of ``session.execute``. Pending changes of the session are flushed first, so that
@@ -152,21 +119,16 @@ async def fetch(
 
     Parameters
     ----------
-    session
-        Session to run it in.
     statement
         Select, or an INSERT, UPDATE or DELETE with RETURNING. From the second call on it runs on the driver, if it is
         the same object each time and Python computes none of its values (a column's ``default=``): pass such a value
         as a parameter.
     into
-        Dataclass to return instead of `Row`. Its fields are the columns of the statement, in any order.
+        Dataclass to return instead of `Row`. If its fields are not the columns of the statement, in any order, this
+        raises TypeError.
     parameters
-        Values of its `bindparam`, and of the columns that an INSERT or UPDATE without ``values()`` writes.
-
-    Raises
-    ------
-    TypeError
-        If the fields of the dataclass are not the columns of the statement, or a parameter is not one of the statement.
+        Values of its `bindparam`, and of the columns that an INSERT or UPDATE without ``values()`` writes. A parameter
+        that is neither raises TypeError.
     """
     return await session.run_sync(_fetch, statement, into, parameters)
 
@@ -174,20 +136,16 @@ async def fetch(
 _of_engine: WeakKeyDictionary[Engine, Statements] = WeakKeyDictionary()
 
 
-def _fetch(session: Session, statement: Any, into: type | None, parameters: dict[str, Any]) -> Sequence[Any]:
+def _fetch(session: Session, statement: Any, into: type | None, parameters: dict[str, Any]) -> list[Any]:
     session.flush()
     connection = session.connection()
     engine = connection.engine
-    if _schemas(connection) != _schemas(engine):  # the compiled SQL contains the engine's schema
+    schema = "schema_translate_map"  # the compiled SQL contains the engine's
+    if connection.get_execution_options().get(schema) != engine.get_execution_options().get(schema):
         return Statements().learn(connection, statement, into, parameters)
     statements = _of_engine.get(engine)
     if statements is None:
         statements = _of_engine[engine] = Statements()
-    known = statements.find(statement, into, parameters)
-    if known is not None:
+    if known := statements.find(statement, into, parameters):
         return known.fetch(connection, parameters)
     return statements.learn(connection, statement, into, parameters)
-
-
-def _schemas(source: Connection | Engine) -> Any:
-    return source.get_execution_options().get("schema_translate_map")
