@@ -20,7 +20,6 @@ __all__ = ["Statements"]
 _KEPT: Final = 100
 """Maximum number of forms of one statement. An UPDATE has one for each set of columns, which clients choose."""
 
-
 _USED: Final = {
     "adapter": ("_transaction", "_start_transaction", "_handle_exception"),
     "connection": ("_handle_dbapi_exception", "_handle_dbapi_exception_noconnection"),
@@ -45,14 +44,7 @@ class Statements:
     def find(self, statement: object, into: type | None, parameters: Mapping[str, Any]) -> "KnownStatement | None":
         """Return the compiled form of a statement; None if SQLAlchemy has to run it.
 
-        Parameters
-        ----------
-        statement
-            Statement to run.
-        into
-            Dataclass of its rows; None: `Row`.
-        parameters
-            Values by name. In an INSERT or UPDATE without values of its own, their names are the columns to write.
+        In an INSERT or UPDATE without values of its own, the names of the parameters are the columns to write.
         """
         forms = self._known.get(statement)
         return forms.get((into, *parameters)) if forms else None
@@ -88,8 +80,7 @@ class KnownStatement:
 
     def fetch(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Any]:
         """Run the statement in the transaction of a connection."""
-        pooled: Any = connection.connection
-        adapter = pooled.dbapi_connection
+        adapter: Any = connection.connection.dbapi_connection
         try:
             if adapter._transaction is None:
                 await_(adapter._start_transaction())  # like SQLAlchemy, which sends BEGIN before the first statement
@@ -121,19 +112,7 @@ class KnownStatement:
 
 
 def _raise(failure: BaseException, connection: Connection, adapter: Any, sql: str) -> NoReturn:
-    """Raise the error as SQLAlchemy does: translate it, call the engine's listeners, drop a lost connection.
-
-    Parameters
-    ----------
-    failure
-        Error of the driver, or a cancellation.
-    connection
-        Connection on which the statement ran.
-    adapter
-        SQLAlchemy's wrapper around the driver's connection.
-    sql
-        Statement that failed.
-    """
+    """Raise the error as SQLAlchemy does: translate it, call the engine's listeners, drop a lost connection."""
     try:
         adapter._handle_exception(failure)
     except BaseException as error:  # noqa: BLE001
@@ -162,15 +141,13 @@ def _known(
         return None
     (values,) = context.compiled_parameters
     rows: Any = result._metadata
-    if into is None:
-        row: Callable[[Any], Any] = partial(Row, rows, rows._effective_processors, rows._key_to_index)
-    else:
-        row = _maker(into, result.keys(), rows._effective_processors)
     return KnownStatement(
         sql=context.statement,
         arguments=[(name, compiled._bind_processors.get(name)) for name in compiled.positiontup],
         constants={name: value for name, value in values.items() if name not in parameters},
-        row=row,
+        row=_maker(into, result.keys(), rows._effective_processors)
+        if into
+        else partial(Row, rows, rows._effective_processors, rows._key_to_index),
     )
 
 

@@ -50,10 +50,9 @@ class _Queue(QueueCommon[T]):
             self._began = self._returned = loop.time()
         if self.is_hopeless(timeout):
             raise Empty
-        deadline = self._deadline(timeout)
         waiter: asyncio.Future[T | None] = loop.create_future()
         self._waiting[waiter] = None
-        timer = loop.call_at(deadline, _answer, waiter, None)
+        timer = loop.call_at(self._deadline(timeout), _answer, waiter, None)
         try:
             item = await_(waiter)
         except BaseException:  # the request is cancelled, perhaps just after it has got a connection
@@ -84,24 +83,12 @@ class _Queue(QueueCommon[T]):
         while self._waiting:
             if _answer(self._waiting.popitem(last=False)[0], item):
                 return
-        if self.full():
+        if len(self._items) >= self.maxsize:
             raise Full
         self._items.append(item)
 
-    def get_nowait(self) -> T:
-        return self.get(block=False)
-
-    def put_nowait(self, item: T) -> None:
-        self.put(item, block=False)
-
     def qsize(self) -> int:
         return len(self._items)
-
-    def empty(self) -> bool:
-        return not self._items
-
-    def full(self) -> bool:
-        return len(self._items) >= self.maxsize
 
 
 def _answer(waiter: asyncio.Future[T | None], item: T | None) -> bool:
@@ -126,9 +113,6 @@ class Pool(AsyncAdaptedQueuePool):
             _log.warning("this version of SQLAlchemy is not supported: requests may overtake each other in its pool")
 
     def refuse_in_vain(self) -> None:
-        """Raise SQLAlchemy's TimeoutError if a new request would wait in vain for a connection.
-
-        Asked before a session begins, this is half of the cost of the same refusal in the middle of its first flush.
-        """
+        """Raise SQLAlchemy's TimeoutError if a new request would wait in vain: before a session, this costs half."""
         if self._queue is not None and self._queue.is_hopeless(self.timeout()):
             raise PoolTimeoutError("no connection will be free in time: too many requests wait for one")

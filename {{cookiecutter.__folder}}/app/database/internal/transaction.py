@@ -37,24 +37,7 @@ class UncommittedWorkError(RuntimeError):
 
 
 class SessionBlock(AbstractAsyncContextManager[AsyncSession]):
-    """Ends a session's transaction at the end of its block, and rolls it back if the block fails.
-
-    Parameters
-    ----------
-    session
-        Session for the block.
-    end
-        Function that ends the transaction of a successful block, and closes the session.
-    after_response
-        Whether the commit may come after the response has begun.
-
-    Raises
-    ------
-    LateCommitError
-        On entering the block, if the response has begun and `after_response` is false.
-    """
-
-    # A class, since a generator would make a whole request 8 % slower.
+    """Calls `end` after its block, or rolls back if that fails. A generator would make a whole request 8 % slower."""
 
     def __init__(self, session: AsyncSession, end: Callable[[Session], None], *, after_response: bool = False) -> None:
         self._session = session
@@ -83,28 +66,21 @@ class SessionBlock(AbstractAsyncContextManager[AsyncSession]):
 
 
 def commit_and_close(session: Session) -> None:
-    """Commit and close a session."""
-    # One function, since each call of an AsyncSession costs two greenlet switches.
+    """Commit and close a session, in one call: each call of an AsyncSession costs two greenlet switches."""
     session.commit()
     session.close()
 
 
 def refuse_uncommitted_work(session: Session) -> None:
-    """Close an unmanaged session.
-
-    Raises
-    ------
-    UncommittedWorkError
-        If there is work that was not committed.
-    """
-    pending = False
-    if session.in_transaction():
-        try:
-            # The session writes its changes before this statement. The server assigns a transaction id at the first
-            # write or row lock, including those of raw SQL.
-            pending = bool(session.scalar(select(func.pg_current_xact_id_if_assigned().is_not(None))))
-        except SQLAlchemyError:
-            pending = True  # the changes are invalid, or a statement has failed and its error was swallowed
+    """Close an unmanaged session, or raise UncommittedWorkError if there is work that was not committed."""
+    # Before this select, the session writes its changes. The server assigns the id at the first write or row lock,
+    # including those of raw SQL.
+    try:
+        pending = session.in_transaction() and session.scalar(
+            select(func.pg_current_xact_id_if_assigned().is_not(None))
+        )
+    except SQLAlchemyError:
+        pending = True  # the changes are invalid, or a statement has failed and its error was swallowed
     if pending:
         raise UncommittedWorkError(
             "The session was closed with uncommitted work, which is rolled back: end the handler with "
@@ -120,13 +96,7 @@ def yields(handler: Callable[..., Any] | None) -> bool:
 
 
 class SessionsOfRequest:
-    """Watches the sessions of a request, in the block around it: they must be committed before its response.
-
-    Parameters
-    ----------
-    scope
-        ASGI scope of the request.
-    """
+    """Watches the sessions of a request, in the block around it: they must be committed before its response."""
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self._scope = scope
@@ -134,7 +104,6 @@ class SessionsOfRequest:
         """Tasks that run the handler and send its response: Starlette sends a stream from a task of its own."""
         self._has_begun = False
         self.with_session: list[asyncio.Task[Any] | None] = []
-        """Tasks with an open session."""
 
     def __enter__(self) -> Self:
         self._token = _request.set(self)
@@ -145,13 +114,7 @@ class SessionsOfRequest:
         _request.reset(self._token)
 
     def add_session(self) -> asyncio.Task[Any] | None:
-        """Note that the current task opens a session.
-
-        Raises
-        ------
-        LateCommitError
-            If its commit would come after the response.
-        """
+        """Note that the current task opens a session. Raise LateCommitError if it would commit after the response."""
         task = asyncio.current_task()
         # FastAPI produces server-sent events in yet another task. Any other task was started by the handler, which may
         # let it commit whenever it likes.
@@ -165,13 +128,7 @@ class SessionsOfRequest:
         return task
 
     def refuse_open(self) -> None:
-        """Let the response begin, or a message of a web socket be sent.
-
-        Raises
-        ------
-        LateCommitError
-            If the current task has an open session, which would be committed after that.
-        """
+        """Let the response begin, or a web socket send. Raise LateCommitError if a session is still open."""
         task = asyncio.current_task()
         if task not in self._answering:
             self._answering.append(task)
