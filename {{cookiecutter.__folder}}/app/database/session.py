@@ -30,11 +30,7 @@ _REPLICA_CONNECT: Final = 1.0
 class DatabaseSessionDependency:
     """Provides sessions of one pool, as a FastAPI dependency or by ``async with``, and readers for read-only code.
 
-    In a route, through the alias ``DbSession`` of `app.dependencies`::
-
-        async def create_user(body: NewUser, session: DbSession) -> UserOut: ...
-
-    Anywhere else, after `initialize`::
+    In a route, through the alias ``DbSession`` of `app.dependencies`. Anywhere else, after `initialize`::
 
         async with db_session_dependency.session() as session:
             ...
@@ -45,12 +41,12 @@ class DatabaseSessionDependency:
     ``Depends(db_session_dependency, scope="function")``. The service refuses to start if a route commits later.
     """
 
+    _sessions: async_sessionmaker[AsyncSession]
+    _readers: Readers
+    _manage_transactions = True
+
     def __init__(self) -> None:
-        self._primary: Server | None = None
-        self._sessions: async_sessionmaker[AsyncSession] | None = None
-        self._manage_transactions = True
-        self._replica: Server | None = None
-        self._readers: Readers | None = None
+        self._servers: dict[str, Server] = {}
 
     async def initialize(
         self,
@@ -64,6 +60,8 @@ class DatabaseSessionDependency:
     ) -> None:
         """Create the pool; an existing one is closed first. Nothing connects yet.
 
+        Raises DatabaseUrlError if the URL or the password is invalid, ValueError if the isolation level is AUTOCOMMIT.
+
         Parameters
         ----------
         url, password, options
@@ -72,30 +70,19 @@ class DatabaseSessionDependency:
             The same for the replicas, which have their own pool with the same options; None: there are no replicas.
         manage_transactions
             Whether sessions commit by themselves. Otherwise uncommitted work at the end is an error.
-
-        Raises
-        ------
-        DatabaseUrlError
-            If the URL or the password is invalid.
-        ValueError
-            If the isolation level is AUTOCOMMIT.
         """
         refuse_autocommit(options)
         primary = _server("DATABASE_URL", url, password, options)
         event.listen(
-            primary.engine.sync_engine,
-            "set_connection_execution_options",
-            lambda _connection, chosen: refuse_autocommit(chosen),
+            primary.engine.sync_engine, "set_connection_execution_options", lambda _, chosen: refuse_autocommit(chosen)
         )
-        replica = None
+        servers = {"primary": primary}
         if replica_url is not None:
-            connect_timeout = min(_REPLICA_CONNECT, options.get("connect_timeout", _REPLICA_CONNECT))
-            replica_options = options | {"connect_timeout": connect_timeout}
-            replica = _server("DATABASE_REPLICA_URL", replica_url, replica_password, replica_options)
+            limit = {"connect_timeout": min(_REPLICA_CONNECT, options.get("connect_timeout", _REPLICA_CONNECT))}
+            servers["replica"] = _server("DATABASE_REPLICA_URL", replica_url, replica_password, options | limit)
         await self.aclose()
-        self._replica = replica
-        self._readers = create_readers(primary, replica)
-        self._primary = primary
+        self._servers = servers
+        self._readers = create_readers(primary, servers.get("replica"))
         self._manage_transactions = manage_transactions
         self._sessions = async_sessionmaker(
             primary.engine,
@@ -108,18 +95,17 @@ class DatabaseSessionDependency:
 
     async def aclose(self) -> None:
         """Close the pool, if one is open. If the server is silent, leave the connections to the operating system."""
-        servers = self._servers()
-        self._primary = self._sessions = None
-        self._replica = self._readers = None
-        await asyncio.gather(*(server.aclose() for server in servers))
-
-    def _servers(self) -> list[Server]:
-        return [server for server in (self._primary, self._replica) if server is not None]
+        servers, self._servers = self._servers, {}
+        await asyncio.gather(*(server.aclose() for server in servers.values()))
 
     def _opened(self) -> Server:
-        if self._primary is None:
-            raise _not_initialized()
-        return self._primary
+        try:
+            return self._servers["primary"]
+        except KeyError:
+            raise RuntimeError(
+                "The database pool is not open. The service opens it at start-up; in a script, use "
+                "`async with open_database(settings) as database, database.session() as session`."
+            ) from None
 
     @property
     def engine(self) -> AsyncEngine:
@@ -129,10 +115,8 @@ class DatabaseSessionDependency:
     @property
     def engines(self) -> dict[str, AsyncEngine]:
         """Engines of all pools, by the name of the pool."""
-        engines = {"primary": self.engine}
-        if self._replica is not None:
-            engines["replica"] = self._replica.engine
-        return engines
+        self._opened()
+        return {name: server.engine for name, server in self._servers.items()}
 
     @property
     def reader(self) -> Reader:
@@ -142,13 +126,12 @@ class DatabaseSessionDependency:
     @property
     def replica(self) -> Server | None:
         """The replicas; None: there are none."""
-        return self._replica
+        return self._servers.get("replica")
 
     @property
     def readers(self) -> Readers:
         """All readers, by guarantee."""
-        if self._readers is None:
-            raise _not_initialized()
+        self._opened()
         return self._readers
 
     async def __call__(self) -> AsyncIterator[AsyncSession]:
@@ -159,16 +142,9 @@ class DatabaseSessionDependency:
     def session(self, *, after_response: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session. Leaving the block ends its transaction, in requests and elsewhere.
 
-        Parameters
-        ----------
-        after_response
-            Whether the commit may come after the response has begun: in the body of a stream, in a background task.
-            The client has its 2xx by then, whether the commit succeeds or not. Outside requests it has no effect.
-
-        Raises
-        ------
-        LateCommitError
-            On entering the block, if the response has begun and `after_response` is false.
+        Entering the block after the response has begun, in the body of a stream or in a background task, raises
+        LateCommitError unless `after_response` is true. The client has its 2xx by then, whether the commit succeeds or
+        not. Outside requests `after_response` has no effect.
         """
         end = commit_and_close if self._manage_transactions else refuse_uncommitted_work
         return self._block(end, after_response)
@@ -178,17 +154,13 @@ class DatabaseSessionDependency:
         return self._block(commit_and_close, after_response)
 
     def _block(self, end: Callable[[Session], None], after_response: bool) -> SessionBlock:
-        if self._sessions is None:
-            raise _not_initialized()
         cast("Pool", self.engine.pool).refuse_in_vain()
         return SessionBlock(self._sessions(), end, after_response=after_response)
 
     async def ping(self) -> None:
         """Query the servers, outside their pools, until one answers. Raises DBAPIError or DatabaseUnavailable."""
-        servers = self._servers()
-        if not servers:
-            raise _not_initialized()
-        pings = {asyncio.create_task(server.ping()) for server in servers}
+        self._opened()
+        pings = {asyncio.create_task(server.ping()) for server in self._servers.values()}
         try:
             while pings:
                 done, pings = await asyncio.wait(pings, return_when=asyncio.FIRST_COMPLETED)
@@ -217,12 +189,8 @@ async def create_async_session(
     logger
         Receives a warning after each failed attempt that will be retried.
     statement
-        Select to try first, limited to one row: at most five times, two seconds apart, until it succeeds.
-
-    Raises
-    ------
-    Exception
-        The error of the last attempt, or the first error that waiting cannot fix: a wrong password, a missing table.
+        Select to try first, limited to one row: at most five times, two seconds apart, until it succeeds. Raises the
+        error of the last attempt, or the first one that waiting cannot fix: a wrong password, a missing table.
     """
     if statement is not None:
         limited = statement.limit(1)
@@ -243,11 +211,4 @@ def _server(setting: str, url: str, password: Password | None, options: dict[str
         setting,
         create_database_engine(url, password, **options),
         create_database_engine(url, password, **(options | ping_options)),
-    )
-
-
-def _not_initialized() -> RuntimeError:
-    return RuntimeError(
-        "The database pool is not open. The service opens it at start-up; in a script, use "
-        "`async with open_database(settings) as database, database.session() as session`."
     )

@@ -104,8 +104,7 @@ async def test_what_the_primary_says_is_the_answer(database: DatabaseSessionDepe
 async def test_a_ping_that_reads_wait_for_goes_on_when_a_session_finds_the_server_back(
     database: DatabaseSessionDependency,
 ) -> None:
-    server = database._primary
-    assert server is not None
+    server = database._servers["primary"]
     async with server.ping_engine.connect():  # the ping waits for this connection
         ping = server._current_ping()
         server._begin_watch()

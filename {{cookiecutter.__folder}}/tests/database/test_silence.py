@@ -43,9 +43,7 @@ async def watched(
     database = DatabaseSessionDependency()
     urls = [network.url, replica_url] if request.param == "DATABASE_URL" else [replica_url, network.url]
     await database.initialize(urls[0], replica_url=urls[1], connect_timeout=0.5)
-    primary, replica = database._primary, database.replica
-    assert primary is not None
-    assert replica is not None
+    primary, replica = database._servers.values()
     readers = database.readers
     server, reader = (primary, readers.fallback) if request.param == "DATABASE_URL" else (replica, readers.replica)
     await reader.all(WHERE)
