@@ -34,8 +34,8 @@ async def run_transaction(
 
     Conflicts are serialization failures (40001) and deadlocks (40P01), after which PostgreSQL has rolled the
     transaction back: see "Serialization Failure Handling" in its manual. Other errors are not retried: the transaction
-    may have been committed, or would fail again. The error of the last attempt is raised; in a request it becomes a 503
-    with ``Retry-After``.
+    may have been committed, or would fail again. The DBAPIError of the last attempt is raised; in a request it becomes
+    a 503 with ``Retry-After``.
 
     Parameters
     ----------
