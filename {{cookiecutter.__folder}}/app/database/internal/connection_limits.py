@@ -32,15 +32,7 @@ _TIME_LIMITS: Final = text("""
 
 
 async def warn_of_limits(engine: AsyncEngine, options: EngineOptions) -> None:
-    """Warn if the pool exceeds the server's connections, or, behind a pooler, if the role has no time limits.
-
-    Parameters
-    ----------
-    engine
-        Engine to take the connection from.
-    options
-        Options of that engine.
-    """
+    """Warn if the pool exceeds the server's connections, or, behind a pooler, if the role has no time limits."""
     behind_pooler = options.pooler != "none"
     with suppress(DBAPIError, DatabaseUnavailable):  # the check must not stop the start
         async with engine.connect() as connection:
@@ -51,17 +43,16 @@ async def warn_of_limits(engine: AsyncEngine, options: EngineOptions) -> None:
 
 def _connections(options: EngineOptions, room: int, own_room: int, in_use: int) -> str | None:
     wanted = options.pool_size + options.max_overflow + 1  # one for readiness
-    fix = "lower DATABASE_POOL_SIZE or DATABASE_MAX_OVERFLOW, or raise the server's limit"
     if wanted > own_room:
-        return (
-            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, and there is room for {own_room}: {fix}"
-        )
-    if wanted + in_use > room:
-        return (
-            f"DATABASE_POOL_SIZE: this process may open {wanted} connections, there is room for {room}, "
-            f"and {in_use} are in use: {fix}"
-        )
-    return None
+        limit = f"and there is room for {own_room}"
+    elif wanted + in_use > room:
+        limit = f"there is room for {room}, and {in_use} are in use"
+    else:
+        return None
+    return (
+        f"DATABASE_POOL_SIZE: this process may open {wanted} connections, {limit}: lower DATABASE_POOL_SIZE or "
+        "DATABASE_MAX_OVERFLOW, or raise the server's limit"
+    )
 
 
 def _time_limits(options: EngineOptions, role: str, statement: str, idle: str, check: str) -> str | None:
@@ -70,10 +61,10 @@ def _time_limits(options: EngineOptions, role: str, statement: str, idle: str, c
         "idle_in_transaction_session_timeout": (idle, IDLE_IN_TRANSACTION),
         "client_connection_check_interval": (check, CONNECTION_CHECK),
     }
-    missing = {name: limit for name, (current, limit) in wanted.items() if current == "0"}
+    missing = [
+        f"ALTER ROLE {role} SET {name} = '{limit}'" for name, (current, limit) in wanted.items() if current == "0"
+    ]
     if not missing or not options.statement_timeout:
         return None
-    commands = "; ".join(f"ALTER ROLE {role} SET {name} = '{limit}'" for name, limit in missing.items())
-    return (
-        f"DATABASE_POOLER: PgBouncer accepts no time limits from the service, and the role has none: run `{commands}`"
-    )
+    why = "PgBouncer accepts no time limits from the service, and the role has none"
+    return f"DATABASE_POOLER: {why}: run `{'; '.join(missing)}`"

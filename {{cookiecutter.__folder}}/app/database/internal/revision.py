@@ -33,69 +33,53 @@ class Schema(Enum):
 
 
 async def check_revision(engine: AsyncEngine) -> None:
-    """Refuse a database schema that this code cannot work with.
+    """Raise DatabaseNotReady if the database schema is behind the code, or on another branch of the migrations.
 
     A schema ahead of the code only causes a warning: in a rolling deploy, old copies see one.
-
-    Raises
-    ------
-    DatabaseNotReady
-        If the schema is behind the code, or on another branch of the migrations.
     """
     schema, revisions = await compare_schema(engine)
+    state = f"the database schema {schema.value} {revisions}"
     match schema:
         case Schema.AHEAD:
-            _log.warning(f"the database schema {schema.value} {revisions}")
+            _log.warning(state)
         case Schema.BEHIND:
-            raise DatabaseNotReady(
-                f"DATABASE_URL: the database schema {schema.value} {revisions}: run `alembic upgrade head`"
-            )
+            raise DatabaseNotReady(f"DATABASE_URL: {state}: run `alembic upgrade head`")
         case Schema.DIVERGED:
             raise DatabaseNotReady(
-                f"DATABASE_URL: the database schema {schema.value} {revisions}: check that this is the right "
-                "database, restore revisions that were deleted, and merge branches with `alembic merge`"
+                f"DATABASE_URL: {state}: check that this is the right database, restore revisions that were deleted, "
+                "and merge branches with `alembic merge`"
             )
 
 
 async def compare_schema(engine: AsyncEngine) -> tuple[Schema, str]:
-    """Compare the revisions in the database with those in ``migrations/versions``.
+    """Compare the revisions in the database with those in ``migrations/versions``, and return both as text, too.
 
-    Returns
-    -------
-    tuple of Schema and str
-        The state, and the revisions as text. If this code does not know the revision in the database, the schema is
-        ahead if it has all tables and columns of the models; otherwise it has diverged (a deployed revision may have
-        been deleted).
-
-    Raises
-    ------
-    DatabaseNotReady
-        If the revision cannot be read.
+    If this code does not know the revision in the database, the schema is ahead if it has all tables and columns of the
+    models; otherwise it has diverged (a deployed revision may have been deleted). Raises DatabaseNotReady if the
+    revision cannot be read.
     """
     script = ScriptDirectory.from_config(Config(toml_file=PROJECT_FILE))
     needed = set(script.get_heads())
     known = {step.revision for step in script.walk_revisions()}
-    missing = None
     try:
         # In autocommit mode, a failed query does not affect the next one.
         async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             found = await _found(connection)
-            if unknown := bool(found) and not found & known:
-                missing = await _missing(connection)
+            unknown = bool(found) and not found & known
+            missing = await _missing(connection) if unknown else None
     except (DBAPIError, DatabaseUnavailable) as error:
         raise DatabaseNotReady(f"DATABASE_URL: cannot read the schema's revision: {describe(error)}") from error
 
-    revisions = f"(database: {', '.join(sorted(found)) or 'no revision'}, code: {', '.join(sorted(needed))})"
-    SCHEMA.set(1, {"revision": ", ".join(sorted(found)), "needed": ", ".join(sorted(needed))})
+    revision, code = ", ".join(sorted(found)), ", ".join(sorted(needed))
+    SCHEMA.set(1, {"revision": revision, "needed": code})
+    revisions = f"(database: {revision or 'no revision'}, code: {code})"
     if found == needed:
         return Schema.CURRENT, revisions
-    if missing:
-        return Schema.DIVERGED, f"{revisions}, {missing}"
-    if unknown:
-        return Schema.AHEAD, revisions
     if found <= known:
         return Schema.BEHIND, revisions
-    return Schema.DIVERGED, revisions
+    if unknown and not missing:
+        return Schema.AHEAD, revisions
+    return Schema.DIVERGED, f"{revisions}, {missing}" if missing else revisions
 
 
 async def _found(connection: AsyncConnection) -> set[str]:

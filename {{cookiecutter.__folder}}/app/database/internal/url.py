@@ -77,60 +77,32 @@ class DatabaseUrlError(ValueError):
     """The URL or the password is invalid. The message says why, and never contains a secret."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # no log shows the password
 class DatabaseUrl:
     """A checked URL, in the form that ``asyncpg.connect`` accepts."""
 
-    dsns: tuple[str, ...]
-    """One URL for each host, without the password and the parameters below."""
-
+    dsns: tuple[str, ...]  # one for each host, without the password and the parameters below
     password: str | None
-    """Password from the URL, or the separate one."""
-
-    address: str
-    """Hosts and database, for messages and logs."""
-
+    address: str  # hosts and database, for messages
     server_settings: dict[str, str]
-    """Parameters for the server: ``application_name``, ``options``."""
-
-    connect_timeout: float | None
-    """Seconds, if the URL contains it; 0: no limit."""
-
-    socket_options: tuple[tuple[int, int, int], ...]
-    """Arguments of ``setsockopt`` for each connection over TCP."""
-
-    ssl: ssl.SSLContext | None
-    """Context for ``sslrootcert=system``, which asyncpg does not know."""
-
-    def __repr__(self) -> str:
-        return f"DatabaseUrl({self.address!r})"
+    connect_timeout: float | None  # in seconds; 0: no limit; None: it is not in the URL
+    socket_options: tuple[tuple[int, int, int], ...]  # arguments of setsockopt
+    ssl: ssl.SSLContext | None  # for sslrootcert=system, which asyncpg does not know
 
 
 def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
-    """Check a connection URL.
+    """Check a connection URL, and the password if it is not in the URL.
 
-    Parameters
-    ----------
-    url
-        ``postgresql://user:password@host:port/database?parameters``; also the schemes ``postgres`` and
-        ``postgresql+asyncpg``, several hosts separated by commas, IPv6 in brackets, and ``?host=/directory`` for a
-        Unix socket. See "Connection URIs" in the chapter "libpq" of PostgreSQL's manual.
-    password
-        Password, if it is not in the URL; any characters.
-
-    Raises
-    ------
-    DatabaseUrlError
-        If any part of it would be rejected later, or silently ignored.
+    The grammar is that of "Connection URIs" in the chapter "libpq" of PostgreSQL's manual. Raises DatabaseUrlError if
+    any part would be rejected later, or silently ignored.
     """
     parts = _split(url)
-    userinfo, _, hosts = parts.netloc.rpartition("@")
-    user, colon, url_password = userinfo.partition(":")
-    if password is not None and not user:
+    if password is not None and not parts.username:
         raise DatabaseUrlError("a password is given but the URL names no user: postgresql://USER@host/database")
-    if password is not None and colon:
+    if password is not None and parts.password is not None:
         raise DatabaseUrlError("a password is given both in the URL and separately: keep one of the two")
 
+    hosts = parts.netloc.rpartition("@")[2]
     parameters = _parameters(parts.query)
     if hosts and parameters.keys() & {"host", "port"}:
         raise DatabaseUrlError("names the host both before the database and as a parameter: keep one of them")
@@ -149,10 +121,11 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
         addresses = [(_checked_host(host), kept) for host in hosts.split(",")]
     else:
         addresses = [("", kept | address) for address in _addresses(parameters)]
-    account = f"{user}@" if user else ""
+    account = f"{parts.username}@" if parts.username else ""
+    dsns = (f"postgresql://{account}{host}{parts.path}?{urlencode(query, safe='/')}" for host, query in addresses)
     return DatabaseUrl(
-        dsns=tuple(f"postgresql://{account}{host}{parts.path}{_query(query)}" for host, query in addresses),
-        password=password if password is not None else (unquote(url_password) if colon else None),
+        dsns=tuple(dsn.removesuffix("?") for dsn in dsns),
+        password=unquote(parts.password) if parts.password is not None else password,
         address=f"{hosts or parameters.get('host') or 'the default address'}{parts.path}",
         server_settings={name: parameters[name] for name in _SERVER_SETTINGS if name in parameters},
         connect_timeout=max(0.0, float(timeout)) if timeout else None,
@@ -163,8 +136,8 @@ def parse_database_url(url: str, password: str | None = None) -> DatabaseUrl:
 
 def needs_password(url: str) -> bool:
     """Return whether a connection URL contains a user and no password."""
-    userinfo = _split(url).netloc.rpartition("@")[0]
-    return userinfo != "" and ":" not in userinfo
+    parts = _split(url)
+    return bool(parts.username) and parts.password is None
 
 
 def _split(url: str) -> SplitResult:
@@ -198,25 +171,16 @@ def _addresses(parameters: dict[str, str]) -> list[dict[str, str]]:
     ]
 
 
-def _query(parameters: dict[str, str]) -> str:
-    return f"?{urlencode(parameters, safe='/')}" if parameters else ""
-
-
 def _socket_options(parameters: dict[str, str]) -> tuple[tuple[int, int, int], ...]:
     """Return what libpq does with these parameters. It, too, ignores options that the system does not have."""
     numbers = {name: int(parameters[name]) for name in _NUMBERS if name in parameters}
-    if not numbers:
-        return ()
     keepalives = numbers.get("keepalives", 1) != 0
-    return (
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalives)),
-        *(
-            (socket.IPPROTO_TCP, getattr(socket, option), numbers[name])
-            for name, option in _SOCKET_OPTIONS.items()
-            # 0 means the system's default.
-            if numbers.get(name) and hasattr(socket, option) and (keepalives or name == "tcp_user_timeout")
-        ),
-    )
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalives))] if numbers else []
+    for name, option in _SOCKET_OPTIONS.items():
+        # 0 means the system's default.
+        if numbers.get(name) and hasattr(socket, option) and (keepalives or name == "tcp_user_timeout"):
+            options.append((socket.IPPROTO_TCP, getattr(socket, option), numbers[name]))
+    return tuple(options)
 
 
 def _checked_host(host: str) -> str:
