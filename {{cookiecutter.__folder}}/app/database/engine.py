@@ -5,7 +5,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import asyncpg
@@ -57,50 +57,33 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
     """
 
     settings_changed = False
-    """Whether a plain SET may have changed the connection for its next user."""
-
-    closing: set[asyncio.Task[Any]]
-    """Tasks that close connections of the same engine."""
-
-    _is_closing = False
+    closing: dict[asyncpg.Connection, asyncio.Task[Any]]  # the engine's, and the tasks that close them
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109  # as asyncpg has it
         """End the running statement on the server, and then the connection."""
         task = asyncio.current_task()
         assert task is not None
-        self.closing.add(task)
-        self._is_closing = True
+        self.closing[self] = task
         try:
             await super().close(timeout=timeout)
         finally:
-            self._is_closing = False
-            self.closing.discard(task)
+            self.closing.pop(self, None)
 
     def terminate(self) -> None:
-        """Close the socket, unless `close` is at work. It has a time limit of its own.
-
-        If a task is cancelled again while it closes its connection, SQLAlchemy calls this: the statement would run on,
-        on a connection that the pool no longer counts.
-        """
-        if not self._is_closing:
+        """Close the socket, unless `close`, which has its own time limit, is at work."""
+        # If a task is cancelled again while it closes its connection, SQLAlchemy calls this: the statement would run
+        # on, on a connection that the pool no longer counts.
+        if self not in self.closing:
             super().terminate()
 
     async def prepare(self, query: str, **options: Any) -> Any:
-        """Prepare a statement. SQLAlchemy calls this once for each text and connection, not for BEGIN and COMMIT."""
+        # SQLAlchemy calls this once for each text and connection, not for BEGIN and COMMIT.
         self._read(query)
         return await super().prepare(query, **options)
 
     async def executemany(self, command: str, *args: Any, **options: Any) -> Any:
-        """Run a statement once for each of several rows."""
         self._read(command)
         return await super().executemany(command, *args, **options)
-
-    def set_socket_options(self, options: Iterable[tuple[int, int, int]]) -> None:
-        """Call ``setsockopt`` with each of the options, unless the connection is over a Unix socket."""
-        own = self._transport.get_extra_info("socket")
-        if own.family != socket.AF_UNIX:
-            for option in options:
-                own.setsockopt(*option)
 
     def _read(self, query: str) -> None:
         if _ENDS_TRANSACTION.match(query):
@@ -126,18 +109,14 @@ class _HonestConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
 
 
 def create_database_engine(
-    url: str,
-    password: Password | None = None,
-    *,
-    connect_args: Mapping[str, Any] | None = None,
-    **options: Any,
+    url: str, password: Password | None = None, *, connect_args: Mapping[str, Any] | None = None, **options: Any
 ) -> AsyncEngine:
     """Create an engine. It connects on first use; the caller disposes of it.
 
     Parameters
     ----------
     url
-        See `app.database.internal.url.parse_database_url`.
+        ``postgresql://user:password@host:port/database?parameters``, or another form that libpq accepts.
     password
         Password, if it is not in the URL; or a function, plain or async, that returns the one for each new connection.
     connect_args
@@ -159,7 +138,9 @@ def create_database_engine(
     target = parse_database_url(url, "" if callable(password) else password)
     arguments: dict[str, Any] = {
         "timeout": chosen.connect_timeout if target.connect_timeout is None else target.connect_timeout or None,
-        "connection_class": type("Connection", (_HonestConnection,), {"closing": set()}),
+        "password": target.password,  # or that of the source: see `connect`
+        "ssl": target.ssl,
+        "connection_class": type("Connection", (_HonestConnection,), {"closing": {}}),
     }
     guards = {"client_connection_check_interval": CONNECTION_CHECK}
     if chosen.statement_timeout:
@@ -175,16 +156,8 @@ def create_database_engine(
     own = target.server_settings.get("options", "").lower().replace("-", "_")  # PostgreSQL accepts both
     guards = {name: value for name, value in guards.items() if name not in own}
     arguments |= connect_args or {}
-    arguments["server_settings"] = {
-        "application_name": NAME,
-        **guards,
-        **target.server_settings,
-        **arguments.get("server_settings", {}),
-    }
-    if target.password is not None and source is None:
-        arguments["password"] = target.password
-    if target.ssl is not None:
-        arguments["ssl"] = target.ssl
+    given = target.server_settings | arguments.get("server_settings", {})
+    arguments["server_settings"] = {"application_name": NAME, **guards, **given}
 
     engine = create_async_engine(
         "postgresql+asyncpg://",  # asyncpg reads the address: see app.database.internal.url, and `connect` below
@@ -207,18 +180,13 @@ def create_database_engine(
 
 def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | None) -> None:
     """Register event listeners that change defaults of the driver and the pool."""
-    address = target.address
     # Each host has the whole connect timeout, as in libpq. asyncpg has one for all hosts, and a silent first host would
     # use it up.
     attempts = [{"dsn": dsn} for dsn in target.dsns]
     wants_standby = any("target_session_attrs=prefer-standby" in dsn for dsn in target.dsns)
     if wants_standby:
         attempts = [{**attempt, "target_session_attrs": kind} for kind in ("standby", "any") for attempt in attempts]
-
-    silent: dict[str, float] = {}
-
-    def was_silent(attempt: dict[str, str]) -> bool:
-        return time.monotonic() - silent.get(attempt["dsn"], -_SILENT) < _SILENT
+    silent_until = dict.fromkeys(target.dsns, 0.0)
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def connect(
@@ -228,8 +196,8 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | N
             cparams = {**cparams, "password": await_(current_password(source, timeout=cparams["timeout"]))}
         if closing := cparams["connection_class"].closing:
             # They may still be connected, and PostgreSQL may have no room for more than the size of the pool.
-            await_(asyncio.wait(closing, timeout=_CLOSE))
-        for attempt in sorted(attempts, key=was_silent):
+            await_(asyncio.wait(closing.values(), timeout=_CLOSE))
+        for attempt in sorted(attempts, key=lambda each: time.monotonic() < silent_until[each["dsn"]]):
             try:
                 return dialect.connect(*cargs, **(attempt | cparams))
             except ssl.SSLCertVerificationError:
@@ -240,21 +208,21 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | N
                 if not (unwanted or absent or cannot_connect_now(error)):
                     raise
                 if isinstance(error, TimeoutError):
-                    silent[attempt["dsn"]] = time.monotonic()
+                    silent_until[attempt["dsn"]] = time.monotonic() + _SILENT
                 failure = error
-        raise DatabaseUnavailable(f"cannot reach PostgreSQL at {address}: {describe(failure)}") from failure
+        raise DatabaseUnavailable(f"cannot reach PostgreSQL at {target.address}: {describe(failure)}") from failure
 
-    if target.socket_options:
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def set_socket_options(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-            connection.driver_connection.set_socket_options(target.socket_options)
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_socket_options(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        own = connection.driver_connection._transport.get_extra_info("socket")  # noqa: SLF001  # nothing public has it
+        for option in target.socket_options if own.family != socket.AF_UNIX else ():
+            own.setsockopt(*option)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def name_a_failed_statement(context: ExceptionContext) -> None:
-        if isinstance(context.original_exception, OSError):  # command_timeout is a bare TimeoutError
-            raise DatabaseUnavailable(f"PostgreSQL at {address} did not answer in time") from context.original_exception
         error = context.original_exception
+        if isinstance(error, OSError):  # command_timeout is a bare TimeoutError
+            raise DatabaseUnavailable(f"PostgreSQL at {target.address} did not answer in time") from error
         if sqlstate(error) == READ_ONLY or has_outdated_plan(error):
             # The primary has become a replica, or a migration has changed a column that prepared statements use. This
             # applies to every connection in the pool, so all are replaced.

@@ -37,14 +37,7 @@ def read_password_file(path: Path) -> str:
 
 
 async def current_password(source: PasswordSource, *, timeout: float | None) -> str:  # noqa: ASYNC109  # a setting
-    """Return the password for a new connection.
-
-    Parameters
-    ----------
-    source
-        Function that returns it.
-    timeout
-        Time limit in seconds; None: none.
+    """Return the password for a new connection. The time limit is in seconds; None: none.
 
     Raises
     ------

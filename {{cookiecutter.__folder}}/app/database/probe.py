@@ -14,11 +14,7 @@ from app.database.errors import DatabaseUnavailable, PasswordUnavailable, descri
 __all__ = ["DatabaseNotReady", "probe", "wait_for_database"]
 
 _TRIES = 5
-"""Maximum number of attempts."""
-
 _PAUSE = 2.0
-"""Seconds between two attempts."""
-
 _ATTEMPT = 30.0
 """Time limit in seconds for one attempt. PgBouncer accepts a connection even if PostgreSQL does not answer."""
 
@@ -45,10 +41,8 @@ async def probe(
     ----------
     ask
         Function that queries the database, and raises an error if it does not answer.
-    tries
-        Maximum number of attempts.
-    pause
-        Seconds between two attempts.
+    tries, pause
+        Maximum number of attempts, and the seconds between two of them.
     logger
         Receives a warning after each failed attempt that will be retried.
 
@@ -71,14 +65,7 @@ async def probe(
 
 
 async def wait_for_database(engine: AsyncEngine, *, tries: int = _TRIES, pause: float = _PAUSE) -> None:
-    """Wait until the server accepts a connection and answers a query.
-
-    Parameters
-    ----------
-    engine
-        Engine to take the connection from.
-    tries, pause
-        See `probe`.
+    """Wait until the server accepts a connection and answers a query. See `probe` for the parameters.
 
     Raises
     ------

@@ -8,7 +8,6 @@ from weakref import WeakSet
 import structlog
 from sqlalchemy import Select, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.database.errors import DatabaseUnavailable, another_may_answer, describe
@@ -36,12 +35,9 @@ class WatchedServer(Server):
     ping. See `Server` for the parameters.
     """
 
-    def __init__(self, setting: str, engine: AsyncEngine, ping_engine: AsyncEngine) -> None:
-        super().__init__(setting, engine, ping_engine)
-        self._reported = False
-        self._ping: asyncio.Task[None] | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
+    _reported = False
+    _ping: asyncio.Task[None] | None = None
+    _watch: asyncio.Task[None] | None = None
 
     @property
     def is_away(self) -> bool:
@@ -50,7 +46,8 @@ class WatchedServer(Server):
 
     def observe(self) -> None:
         """Observe the connections of the pool. Call this once, if there is a second server."""
-        event.listen(self.engine.sync_engine, "connect", self._was_opened)
+        self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
+        event.listen(self.engine.sync_engine, "connect", lambda _, entry: self._entries.add(entry))
         event.listen(self.engine.sync_engine, "checkin", self._was_used)
 
     async def rows(
@@ -62,7 +59,10 @@ class WatchedServer(Server):
         read = asyncio.create_task(self.reader.rows(statement, into, parameters))
         try:
             while not (await asyncio.wait({read}, timeout=_PATIENCE))[0]:
-                await self._answer()
+                ping = self._current_ping()
+                if not (await asyncio.wait({ping}, timeout=_ANSWER))[0]:
+                    raise DatabaseUnavailable(f"{self.setting}: the server does not answer")
+                ping.result()
             return read.result()
         except Exception as error:
             if another_may_answer(error):
@@ -72,14 +72,8 @@ class WatchedServer(Server):
             # Not asyncio.timeout: it would also wait until a silent connection is closed.
             read.cancel()
 
-    async def _answer(self) -> None:
-        """Wait for the answer to a ping; all waiting reads share one."""
-        ping = self._current_ping()
-        if not (await asyncio.wait({ping}, timeout=_ANSWER))[0]:
-            raise DatabaseUnavailable(f"{self.setting}: the server does not answer")
-        ping.result()
-
     def _current_ping(self) -> asyncio.Task[None]:
+        """Return the ping that runs, which all waiting reads share, or a new one."""
         if self._ping is None or self._ping.done():
             self._ping = asyncio.create_task(self.ping())
         return self._ping
@@ -87,9 +81,6 @@ class WatchedServer(Server):
     def _begin_watch(self) -> None:
         if self._watch is None:
             self._watch = asyncio.create_task(self._wait_until_back())
-
-    def _was_opened(self, _: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
-        self._entries.add(entry)
 
     def _was_used(self, connection: DBAPIConnection | None, _: ConnectionPoolEntry) -> None:
         # A session got an answer before the ping did, so the server is back: a client that has written must read there.
@@ -125,24 +116,16 @@ class WatchedServer(Server):
 
     async def aclose(self) -> None:
         """Close the pools, and end what runs."""
-        for task in (self._watch, self._ping):
-            if task is not None:
-                task.cancel()
+        for task in filter(None, (self._watch, self._ping)):
+            task.cancel()
         await super().aclose()
 
 
 class FallbackReader(Reader):
-    """Reader that uses a second server while the first one is away.
+    """Reader that uses a second server while the first one is away. One of the two is the replica.
 
     A single row that a replica does not have may be newer than the replica, so the primary is asked. If that is away,
     the read fails as it does without replicas.
-
-    Parameters
-    ----------
-    first, second
-        The primary and the replica, in the order in which they are tried.
-    replica
-        Which of the two is the replica.
     """
 
     def __init__(self, first: WatchedServer, second: WatchedServer, *, replica: WatchedServer) -> None:
@@ -158,7 +141,6 @@ class FallbackReader(Reader):
         single: bool = False,
     ) -> Sequence[Any]:
         """Return all rows, from the first server that answers. See `Reader.rows`."""
-        failure: Exception | None = None
         for server in self._servers:
             try:
                 rows = await server.rows(statement, into, parameters)
@@ -169,8 +151,7 @@ class FallbackReader(Reader):
             else:
                 if rows or not single or server is not self._replica:
                     return rows
-        assert failure is not None  # a successful answer of the primary would have been returned
-        raise failure
+        raise failure  # a successful answer of the primary would have been returned
 
 
 class Readers(NamedTuple):

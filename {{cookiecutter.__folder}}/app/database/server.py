@@ -16,16 +16,14 @@ _CLOSE: Final = 2.0
 
 
 class Server:
-    """A server, which pings can reach while its pool is busy.
+    """A server, which pings can reach while its pool is busy: that does not mean that the server is away.
 
     Parameters
     ----------
     setting
         Name of the setting that holds its URL, for the log.
-    engine
-        Engine of the pool.
-    ping_engine
-        Engine for pings, with its own connection: a busy pool does not mean that the server is away.
+    engine, ping_engine
+        Engines of the pool, and of the connection for pings.
     """
 
     def __init__(self, setting: str, engine: AsyncEngine, ping_engine: AsyncEngine) -> None:
