@@ -214,9 +214,10 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | N
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_socket_options(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-        own = connection.driver_connection._transport.get_extra_info("socket")  # noqa: SLF001  # nothing public has it
-        for option in target.socket_options if own.family != socket.AF_UNIX else ():
-            own.setsockopt(*option)
+        for option in target.socket_options:
+            own = connection.driver_connection._transport.get_extra_info("socket")  # noqa: SLF001  # it is not public
+            if own.family != socket.AF_UNIX:
+                own.setsockopt(*option)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def name_a_failed_statement(context: ExceptionContext) -> None:

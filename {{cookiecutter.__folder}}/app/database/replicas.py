@@ -32,7 +32,7 @@ class WatchedServer(Server):
     """A server that may be away.
 
     After it has failed a read or become silent, no read uses it until it has answered a ping. No request waits for that
-    ping. See `Server` for the parameters.
+    ping. See `Server` for the fields.
     """
 
     _reported = False

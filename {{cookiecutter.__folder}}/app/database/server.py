@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import select
@@ -15,22 +16,18 @@ _CLOSE: Final = 2.0
 """Time limit in seconds to close a pool. It usually takes a few milliseconds."""
 
 
+@dataclass(eq=False)
 class Server:
-    """A server, which pings can reach while its pool is busy: that does not mean that the server is away.
+    """A server. Pings have an engine of their own, since a busy pool does not mean that the server is away."""
 
-    Parameters
-    ----------
-    setting
-        Name of the setting that holds its URL, for the log.
-    engine, ping_engine
-        Engines of the pool, and of the connection for pings.
-    """
+    setting: str
+    """Name of the setting that holds its URL, for the log."""
 
-    def __init__(self, setting: str, engine: AsyncEngine, ping_engine: AsyncEngine) -> None:
-        self.setting = setting
-        self.engine = engine
-        self.reader = Reader(engine)
-        self.ping_engine = ping_engine
+    engine: AsyncEngine
+    ping_engine: AsyncEngine
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.engine)
 
     async def ping(self) -> None:
         """Query the server, on a connection outside the pool. Raises DBAPIError or DatabaseUnavailable on failure."""

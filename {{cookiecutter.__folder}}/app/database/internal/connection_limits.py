@@ -56,14 +56,12 @@ def _connections(options: EngineOptions, room: int, own_room: int, in_use: int) 
 
 
 def _time_limits(options: EngineOptions, role: str, statement: str, idle: str, check: str) -> str | None:
-    wanted = {
-        "statement_timeout": (statement, f"{options.statement_timeout:.10g}s"),
-        "idle_in_transaction_session_timeout": (idle, IDLE_IN_TRANSACTION),
-        "client_connection_check_interval": (check, CONNECTION_CHECK),
-    }
-    missing = [
-        f"ALTER ROLE {role} SET {name} = '{limit}'" for name, (current, limit) in wanted.items() if current == "0"
-    ]
+    wanted = (
+        ("statement_timeout", statement, f"{options.statement_timeout:.10g}s"),
+        ("idle_in_transaction_session_timeout", idle, IDLE_IN_TRANSACTION),
+        ("client_connection_check_interval", check, CONNECTION_CHECK),
+    )
+    missing = [f"ALTER ROLE {role} SET {name} = '{limit}'" for name, current, limit in wanted if current == "0"]
     if not missing or not options.statement_timeout:
         return None
     why = "PgBouncer accepts no time limits from the service, and the role has none"

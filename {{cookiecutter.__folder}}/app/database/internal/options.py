@@ -57,9 +57,8 @@ class EngineOptions:
 
     pooler: Literal["none", "pgbouncer", "pgbouncer-prepared"] = "none"
     """``pgbouncer`` if PgBouncer, in transaction mode, is between the service and PostgreSQL. It accepts no time limits
-    when a connection starts, so set them for the role: ``ALTER ROLE … SET statement_timeout = '30s'``. With
-    ``pgbouncer-prepared`` statements are prepared as without it: for PgBouncer 1.21 or later, whose
-    ``max_prepared_statements`` is not 0."""
+    when a connection starts, so set them for the role. With ``pgbouncer-prepared`` statements are prepared as without
+    it: for PgBouncer 1.21 or later, whose ``max_prepared_statements`` is not 0."""
 
     pool_size: Annotated[int, Field(ge=1)] = 15
     """Connections each worker keeps open. Workers x (size + overflow) must stay below ``max_connections``."""

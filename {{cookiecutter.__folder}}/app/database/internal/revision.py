@@ -52,7 +52,7 @@ async def check_revision(engine: AsyncEngine) -> None:
 
 
 async def compare_schema(engine: AsyncEngine) -> tuple[Schema, str]:
-    """Compare the revisions in the database with those in ``migrations/versions``, and return both as text, too.
+    """Compare the revisions in the database with those in ``migrations/versions``; return the state, and both as text.
 
     If this code does not know the revision in the database, the schema is ahead if it has all tables and columns of the
     models; otherwise it has diverged (a deployed revision may have been deleted). Raises DatabaseNotReady if the

@@ -77,7 +77,7 @@ class DatabaseUrlError(ValueError):
     """The URL or the password is invalid. The message says why, and never contains a secret."""
 
 
-@dataclass(frozen=True, repr=False)  # no log shows the password
+@dataclass(frozen=True, repr=False)  # it would show the password
 class DatabaseUrl:
     """A checked URL, in the form that ``asyncpg.connect`` accepts."""
 
