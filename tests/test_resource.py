@@ -27,7 +27,6 @@ DIFFERENT: dict[str, list[str]] = {
         "_FIRST_PAGE = select(*_COLUMNS).order_by(User.id).limit(bindparam('limit'))",
         "_DELETE = delete(User.__table__).where(_THIS, _UNCHANGED).returning(User.id)",
         "class UserInUse(Conflict):",
-        "        super().__init__('Other rows refer to this user.')",
         "    created, = await fetch(session, _CREATE, UserOut, id=uuid7(), **vars(new))",
         "    found = await reader.one_or_none(_ONE, UserOut, this_id=user_id)",
         "    if found is None:",
@@ -35,7 +34,7 @@ DIFFERENT: dict[str, list[str]] = {
         "    found = await fetch(session, _CHANGE if changes else _ONE_UNCHANGED, UserOut, this_id=user_id, "
         "if_match=if_match, **changes)",
         "        deleted = await fetch(session, _DELETE, this_id=user_id, if_match=if_match)",
-        "        raise UserInUse from error",
+        "        raise UserInUse('Other rows refer to this user.') from error",
         "    if not deleted:",
     ],
     "routes.py": [

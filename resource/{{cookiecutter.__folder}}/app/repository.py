@@ -62,9 +62,6 @@ _DELETE = delete({{ cookiecutter.__class }}.__table__).where(_THIS, _UNCHANGED).
 class {{ cookiecutter.__class }}Modified(PreconditionFailed):
     """The {{ cookiecutter.__words }} has changed since the caller read it."""
 
-    def __init__(self) -> None:
-        super().__init__("The {{ cookiecutter.__words }} has changed since you read it: get it again, and decide anew.")
-
 
 class {{ cookiecutter.__class }}NotFound(NotFound):
     """There is no {{ cookiecutter.__words }} with this id."""
@@ -75,9 +72,6 @@ class {{ cookiecutter.__class }}NotFound(NotFound):
 
 class {{ cookiecutter.__class }}InUse(Conflict):
     """Other rows refer to the {{ cookiecutter.__words }}."""
-
-    def __init__(self) -> None:
-        super().__init__("Other rows refer to this {{ cookiecutter.__words }}.")
 {%- if it.references %}
 
 
@@ -88,32 +82,21 @@ def _translated(error: IntegrityError) -> Exception:
 
 
 async def create_{{ cookiecutter.singular }}(session: AsyncSession, new: New{{ cookiecutter.__class }}) -> {{ cookiecutter.__class }}Out:
-    """Add {{ cookiecutter.__one }}.
 {%- if it.references %}
-
-    Raises
-    ------
-    RefersToNothing
-        If a field refers to a row that does not exist.
-    """
+    """Add {{ cookiecutter.__one }}; raise RefersToNothing if a field refers to no row."""
     try:
         (created,) = await fetch(session, _CREATE, {{ cookiecutter.__class }}Out, id=uuid7(), **vars(new))
     except IntegrityError as error:
         raise _translated(error) from error
-{%- else %}"""
+{%- else %}
+    """Add {{ cookiecutter.__one }}."""
     (created,) = await fetch(session, _CREATE, {{ cookiecutter.__class }}Out, id=uuid7(), **vars(new))
 {%- endif %}
     return created
 
 
 async def get_{{ cookiecutter.singular }}(reader: Reader, {{ cookiecutter.singular }}_id: UUID) -> {{ cookiecutter.__class }}Out:
-    """Return {{ cookiecutter.__one }}.
-
-    Raises
-    ------
-    {{ cookiecutter.__class }}NotFound
-        If there is none with this id.
-    """
+    """Return {{ cookiecutter.__one }}, or raise {{ cookiecutter.__class }}NotFound."""
     found = await reader.one_or_none(_ONE, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id)
     if found is None:
         raise {{ cookiecutter.__class }}NotFound({{ cookiecutter.singular }}_id)
@@ -137,21 +120,15 @@ async def list_{{ cookiecutter.plural }}(reader: Reader, *, limit: int, after: U
 
 async def _refusal(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, if_match: list[str] | None) -> Exception:
     if if_match is not None and await fetch(session, _ONE, {{ cookiecutter.__class }}Out, this_id={{ cookiecutter.singular }}_id):
-        return {{ cookiecutter.__class }}Modified()
+        return {{ cookiecutter.__class }}Modified("The {{ cookiecutter.__words }} has changed since you read it: get it again, and decide anew.")
     return {{ cookiecutter.__class }}NotFound({{ cookiecutter.singular }}_id)
 
 
 async def change_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, changes: {{ cookiecutter.__class }}Changes, if_match: list[str] | None = None) -> {{ cookiecutter.__class }}Out:
     """Change some fields of {{ cookiecutter.__one }}.
 
-    Raises
-    ------
-    {{ cookiecutter.__class }}NotFound
-        If there is none with this id.
-    {{ cookiecutter.__class }}Modified
-        If it has none of the versions in ``if_match``.{% if it.references %}
-    RefersToNothing
-        If a field refers to a row that does not exist.{% endif %}
+    {% filter wordwrap(116) | indent %}Raise {{ cookiecutter.__class }}NotFound{{ "," if it.references else " or" }} {{ cookiecutter.__class }}Modified if it has none of the versions in ``if_match``
+{%- if it.references %}, or RefersToNothing if a field refers to no row{% endif %}.{% endfilter %}
     """
 {%- if it.references %}
     try:
@@ -169,18 +146,11 @@ async def change_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecut
 async def delete_{{ cookiecutter.singular }}(session: AsyncSession, {{ cookiecutter.singular }}_id: UUID, if_match: list[str] | None = None) -> None:
     """Delete {{ cookiecutter.__one }}.
 
-    Raises
-    ------
-    {{ cookiecutter.__class }}NotFound
-        If there is none with this id.
-    {{ cookiecutter.__class }}Modified
-        If it has none of the versions in ``if_match``.
-    {{ cookiecutter.__class }}InUse
-        If other rows refer to it, and their foreign keys do not say what then happens to them.
+    {% filter wordwrap(116) | indent %}Raise {{ cookiecutter.__class }}NotFound, {{ cookiecutter.__class }}Modified if it has none of the versions in ``if_match``, or {{ cookiecutter.__class }}InUse if other rows refer to it and their foreign keys do not say what then happens to them.{% endfilter %}
     """
     try:
         deleted = await fetch(session, _DELETE, this_id={{ cookiecutter.singular }}_id, if_match=if_match)
     except IntegrityError as error:
-        raise {{ cookiecutter.__class }}InUse from error
+        raise {{ cookiecutter.__class }}InUse("Other rows refer to this {{ cookiecutter.__words }}.") from error
     if not deleted:
         raise await _refusal(session, {{ cookiecutter.singular }}_id, if_match)

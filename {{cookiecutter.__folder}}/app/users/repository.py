@@ -51,15 +51,9 @@ _DELETE = update(User.__table__).where(_THIS, _UNCHANGED).values(deleted_at=func
 class EmailTaken(Conflict):
     """Another user has this e-mail, in any letter case."""
 
-    def __init__(self) -> None:
-        super().__init__("Another user has this e-mail.")
-
 
 class UserModified(PreconditionFailed):
     """The user has changed since the caller read it."""
-
-    def __init__(self) -> None:
-        super().__init__("The user has changed since you read it: get it again, and decide anew.")
 
 
 class UserNotFound(NotFound):
@@ -70,17 +64,11 @@ class UserNotFound(NotFound):
 
 
 def _translated(error: IntegrityError) -> Exception:
-    return EmailTaken() if violates(error, EMAIL_UNIQUE) else error
+    return EmailTaken("Another user has this e-mail.") if violates(error, EMAIL_UNIQUE) else error
 
 
 async def create_user(session: AsyncSession, new: NewUser) -> UserOut:
-    """Add a user.
-
-    Raises
-    ------
-    EmailTaken
-        If another user has the e-mail.
-    """
+    """Add a user; raise EmailTaken if another has the e-mail."""
     try:
         (created,) = await fetch(session, _CREATE, UserOut, id=uuid7(), **vars(new))
     except IntegrityError as error:
@@ -89,13 +77,7 @@ async def create_user(session: AsyncSession, new: NewUser) -> UserOut:
 
 
 async def get_user(reader: Reader, user_id: UUID) -> UserOut:
-    """Return a user.
-
-    Raises
-    ------
-    UserNotFound
-        If there is none with this id.
-    """
+    """Return a user, or raise UserNotFound."""
     user = await reader.one_or_none(_ONE, UserOut, this_id=user_id)
     if user is None:
         raise UserNotFound(user_id)
@@ -111,7 +93,7 @@ async def list_users(reader: Reader, *, limit: int, after: UUID | None = None) -
 
 async def _refusal(session: AsyncSession, user_id: UUID, if_match: list[str] | None) -> Exception:
     if if_match is not None and await fetch(session, _ONE, UserOut, this_id=user_id):
-        return UserModified()
+        return UserModified("The user has changed since you read it: get it again, and decide anew.")
     return UserNotFound(user_id)
 
 
@@ -120,14 +102,7 @@ async def change_user(
 ) -> UserOut:
     """Change some fields of a user.
 
-    Raises
-    ------
-    UserNotFound
-        If there is none with this id.
-    UserModified
-        If it has none of the versions in ``if_match``.
-    EmailTaken
-        If another user has the e-mail.
+    Raise UserNotFound, UserModified if it has none of the versions in ``if_match``, or EmailTaken.
     """
     try:
         found = await fetch(
@@ -143,12 +118,7 @@ async def change_user(
 async def delete_user(session: AsyncSession, user_id: UUID, if_match: list[str] | None = None) -> None:
     """Mark a user as deleted: it is no longer found, and its e-mail can be used again.
 
-    Raises
-    ------
-    UserNotFound
-        If there is none with this id.
-    UserModified
-        If it has none of the versions in ``if_match``.
+    Raise UserNotFound, or UserModified if it has none of the versions in ``if_match``.
     """
     if not await fetch(session, _DELETE, this_id=user_id, if_match=if_match):
         raise await _refusal(session, user_id, if_match)
