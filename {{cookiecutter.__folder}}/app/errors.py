@@ -1,14 +1,6 @@
 """Errors of the domain. They know nothing of HTTP: `app.problems` turns them into responses."""
 
-__all__ = [
-    "Busy",
-    "Conflict",
-    "DomainError",
-    "NotFound",
-    "PreconditionFailed",
-    "RefersToNothing",
-    "Unprocessable",
-]
+__all__ = ["Busy", "Conflict", "DomainError", "NotFound", "PreconditionFailed", "RefersToNothing", "Unprocessable"]
 
 
 class DomainError(Exception):

@@ -1,6 +1,7 @@
 """Turns every error into an ``application/problem+json`` response (RFC 9457)."""
 
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -13,20 +14,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from app.database.errors import DatabaseUnavailable, describe, is_refused, is_unavailable, sqlstate
-from app.errors import Busy, Conflict, DomainError, NotFound, PreconditionFailed, RefersToNothing, Unprocessable
+from app.errors import Busy, Conflict, NotFound, PreconditionFailed, RefersToNothing, Unprocessable
 from app.instruments import UNAVAILABLE
 
 __all__ = ["Problem", "install_problems", "problem", "problem_responses"]
 
 _MEDIA_TYPE: Final = "application/problem+json"
 
-_RETRY_AFTER: Final = "1"
-"""Seconds to wait before repeating a request: about what a busy pool or a restarting database needs."""
+_RETRY: Final = {"Retry-After": "1"}
+"""In seconds: about what a busy pool or a restarting database needs."""
 
 _DETAILS: Final = {
-    404: "There is nothing at this URL.",
-    405: "This URL does not support this method.",
+    (404, "Not Found"): "There is nothing at this URL.",
+    (405, "Method Not Allowed"): "This URL does not support this method.",
 }
+"""What Starlette's own details, which are just the name of the status, become."""
 
 _log = structlog.get_logger(__name__)
 
@@ -58,23 +60,9 @@ def problem(
     errors: list[InvalidField] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Create the response to an error.
-
-    Parameters
-    ----------
-    request
-        Request that failed.
-    status
-        HTTP status.
-    detail
-        Sentence for the client, without internal details.
-    errors
-        Invalid parts of the request, with a 422.
-    headers
-        Additional headers.
-    """
+    """Create the response to an error. Its ``detail`` is a sentence for the client, without internal details."""
     body = Problem(
-        title=_title(status),
+        title=HTTPStatus(status).phrase if status in set(HTTPStatus) else f"Status {status}",
         status=status,
         detail=detail,
         instance=request.scope["path"],
@@ -94,7 +82,8 @@ def install_problems(app: FastAPI) -> None:
     """Register the exception handlers, and the schema that `problem_responses` refers to."""
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(DomainError, _domain_error)
+    for kind, status in ((NotFound, 404), (Conflict, 409), (PreconditionFailed, 412), (Unprocessable, 422)):
+        app.add_exception_handler(kind, partial(_domain_error, status=status))
     app.add_exception_handler(SQLAlchemyError, _database_error)
     app.add_exception_handler(DatabaseUnavailable, _database_error)
 
@@ -104,8 +93,7 @@ def install_problems(app: FastAPI) -> None:
         schema = make_schema()
         models = schema.setdefault("components", {}).setdefault("schemas", {})
         own = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        models.update(own.pop("$defs"))
-        models["Problem"] = own
+        models |= own.pop("$defs") | {"Problem": own}
         # A route with a security dependency can refuse its caller.
         for operation in (operation for path in schema["paths"].values() for operation in path.values()):
             if "security" in operation:
@@ -118,10 +106,6 @@ def install_problems(app: FastAPI) -> None:
 # Starlette declares handlers for Exception; each is called with the class that it was registered for.
 
 
-def _title(status: int) -> str:
-    return HTTPStatus(status).phrase if status in set(HTTPStatus) else f"Status {status}"
-
-
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code < 300:
@@ -131,10 +115,8 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         ) from error
     if error.status_code == 304:  # it has no body
         return Response(status_code=error.status_code, headers=error.headers)
-    # The detail of Starlette's own 404 and 405 is just the name of the status: say more.
-    title = _title(error.status_code)
-    detail = _DETAILS.get(error.status_code, title) if error.detail == title else str(error.detail)
-    return problem(request, error.status_code, detail, headers=error.headers)
+    detail = str(error.detail)
+    return problem(request, error.status_code, _DETAILS.get((error.status_code, detail), detail), headers=error.headers)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -148,21 +130,11 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return problem(request, 422, "The request is not valid; see errors.", errors=errors)
 
 
-async def _domain_error(request: Request, error: Exception) -> JSONResponse:
-    match error:
-        case NotFound():
-            return problem(request, 404, str(error))
-        case Conflict():
-            headers = {"Retry-After": _RETRY_AFTER} if isinstance(error, Busy) else None
-            return problem(request, 409, str(error), headers=headers)
-        case PreconditionFailed():
-            return problem(request, 412, str(error))
-        case RefersToNothing():
-            invalid = InvalidField(pointer=f"/body/{error.field}", detail="there is no such row")
-            return problem(request, 422, str(error), errors=[invalid])
-        case Unprocessable():
-            return problem(request, 422, str(error))
-    raise error  # it has no status: the middleware logs it and answers 500
+async def _domain_error(request: Request, error: Exception, *, status: int) -> JSONResponse:
+    errors = None
+    if isinstance(error, RefersToNothing):
+        errors = [InvalidField(pointer=f"/body/{error.field}", detail="there is no such row")]
+    return problem(request, status, str(error), errors=errors, headers=_RETRY if isinstance(error, Busy) else None)
 
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:
@@ -172,9 +144,4 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     UNAVAILABLE.add(1, {"reason": sqlstate(error) or type(error).__name__})
     # If the COMMIT had been sent, the write may be stored: the route knows whether a repetition is safe.
     advice = getattr(request.state, "advice", "try again shortly")
-    return problem(
-        request,
-        503,
-        f"The database is busy or unreachable; {advice}.",
-        headers={"Retry-After": _RETRY_AFTER},
-    )
+    return problem(request, 503, f"The database is busy or unreachable; {advice}.", headers=_RETRY)
