@@ -21,7 +21,6 @@ __all__ = ["DbFallbackReader", "DbReader", "DbReplicaReader", "DbSession", "max_
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-
 _STACK: Final = "fastapi_function_astack"
 
 
@@ -83,15 +82,10 @@ DATABASE_REPLICA_URL: `DbReader`."""
 
 
 def max_body_bytes(limit: int) -> Callable[[Handler], Handler]:
-    """Give a handler a size limit of its own for the request body, such as a larger one for an upload.
+    """Give a handler a size limit of its own for the request body, in bytes, such as a larger one for an upload.
 
     It stands below the route's decorator. A handler with a large limit should read ``request.stream()``: other ways
     keep the whole body in memory.
-
-    Parameters
-    ----------
-    limit
-        Size in bytes; a longer body gets a 413.
     """
 
     def mark(handler: Handler) -> Handler:
@@ -102,45 +96,41 @@ def max_body_bytes(limit: int) -> Callable[[Handler], Handler]:
 
 
 def refuse_late_commits(app: FastAPI) -> None:
-    """Check that no route commits after its response. What this cannot see, the middleware checks at each request.
+    """Raise LateCommitError if a route commits after its response.
 
-    Raises
-    ------
-    LateCommitError
-        If a route uses ``Depends(db_session_dependency)`` without ``scope="function"``, or if a handler that yields or
-        a web socket takes a session; one line for each route.
+    What this cannot see, the middleware checks at each request.
     """
-    lines = [f"{name}: {reason}" for name, reason in _late_commits(app.routes)]
+    lines = list(_late_commits(app.routes))
     if lines:
         raise LateCommitError("\n".join(lines))
 
 
-def _late_commits(routes: Iterable[Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+def _late_commits(routes: Iterable[Any], prefix: str = "") -> Iterable[str]:
     for route in iter_route_contexts(list(routes)):
         path = f"{prefix}{route.path or ''}"
-        mounted = getattr(getattr(route.route, "app", None), "routes", None)
         dependant = getattr(route, "dependant", None)
         if isinstance(dependant, Dependant):
             reason = _why_late(dependant, is_websocket=isinstance(route.route, APIWebSocketRoute))
             if reason:
-                yield " ".join([*sorted(route.methods or ()), path]), reason
-        elif mounted:
+                yield f"{' '.join([*sorted(route.methods or ()), path])}: {reason}"
+        elif mounted := getattr(getattr(route.route, "app", None), "routes", None):
             yield from _late_commits(mounted, path)
 
 
 def _why_late(dependant: Dependant, *, is_websocket: bool) -> str | None:
-    if is_websocket and _takes_session(dependant):
+    scopes = _session_scopes(dependant)
+    if is_websocket and scopes:
         return (
             "a web socket that takes a session (`session: DbSession`) commits after its messages; write `async with "
             "db_session_dependency.session()` around the work of one message, and send the answer after the block"
         )
-    if _takes_session(dependant, only_late=True):
+    if scopes - {"function"}:
         return (
             "gets its session from Depends(db_session_dependency), which commits after the response is sent; "
             "write `session: DbSession` (from app.dependencies)"
         )
     # A dependency without a name, in `dependencies=[...]`, hands nothing to the handler.
-    if yields(dependant.call) and any(_takes_session(inner) for inner in dependant.dependencies if inner.name):
+    if yields(dependant.call) and any(_session_scopes(inner) for inner in dependant.dependencies if inner.name):
         return (
             "a handler that yields runs while its response is sent, when its session is closed; read with `reader: "
             "DbReader`; to write first and then stream, take the session in a handler that returns a "
@@ -149,10 +139,11 @@ def _why_late(dependant: Dependant, *, is_websocket: bool) -> str | None:
     return None
 
 
-def _takes_session(dependant: Dependant, *, only_late: bool = False) -> bool:
+def _session_scopes(dependant: Dependant) -> set[str | None]:
+    scopes = set[str | None]().union(*map(_session_scopes, dependant.dependencies))
     provider = getattr(dependant.call, "__self__", dependant.call)  # the object itself, or its __call__
-    if only_late:
-        takes = isinstance(provider, DatabaseSessionDependency) and dependant.scope != "function"
-    else:
-        takes = isinstance(provider, DatabaseSessionDependency) or provider is _session
-    return takes or any(_takes_session(inner, only_late=only_late) for inner in dependant.dependencies)
+    if isinstance(provider, DatabaseSessionDependency):
+        scopes.add(dependant.scope)
+    elif provider is _session:
+        scopes.add("function")
+    return scopes
