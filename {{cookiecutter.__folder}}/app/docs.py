@@ -26,16 +26,15 @@ def header(status: int, **descriptions: str) -> dict[int | str, dict[str, Any]]:
 def install_docs(app: FastAPI) -> None:
     """Add the page and its files. The page may load nothing else, and send requests only to this service."""
     # Relative URLs also work behind a proxy that adds a prefix.
-    body = get_swagger_ui_html(
+    page = get_swagger_ui_html(
         title=app.title,
         openapi_url="openapi.json",
         swagger_js_url=f"{_FILES}/swagger-ui-bundle.js",
         swagger_css_url=f"{_FILES}/swagger-ui.css",
         swagger_favicon_url=f"{_FILES}/favicon.png",
     ).body
-    page = bytes(body).decode()
-    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (script,) = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; img-src 'self' data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -58,13 +57,7 @@ def operation_id(route: Any) -> str:
 
 
 def refuse_duplicate_operation_ids(app: FastAPI) -> None:
-    """Check that each operation in the OpenAPI document has an id of its own.
-
-    Raises
-    ------
-    DuplicateOperationIdError
-        If several have the same; one line for each id.
-    """
+    """Raise DuplicateOperationIdError if operations in the OpenAPI document have the same id."""
     operations = defaultdict[str, list[str]](list)
     for route in iter_route_contexts(list(app.routes)):
         if getattr(route, "unique_id", None) and route.include_in_schema:

@@ -66,19 +66,7 @@ def if_match(request: Request) -> list[str] | None:
 def tagged(found: T, response: Response, request: Request | None = None) -> T:
     """Add the ETag of a row to the response, and return the row.
 
-    Parameters
-    ----------
-    found
-        Row to send.
-    response
-        Response to it.
-    request
-        Request, if it is a GET: its If-None-Match is compared.
-
-    Raises
-    ------
-    HTTPException
-        With status 304, if the client has this version.
+    With the ``request`` of a GET, raise an HTTPException with status 304 if the client has this version.
     """
     etag = f'"{found.xmin}-{_shape(type(found))}"'
     known = _sent(request, b"if-none-match") if request is not None else []

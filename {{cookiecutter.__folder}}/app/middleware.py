@@ -31,14 +31,8 @@ _log = structlog.get_logger(__name__)
 class RequestMiddleware:
     """Plain ASGI: Starlette's ``BaseHTTPMiddleware`` costs a task for each request and hides client disconnects.
 
-    Parameters
-    ----------
-    app
-        Application to wrap.
-    max_body_bytes
-        Size limit of a request body, in bytes; a longer one gets a 413. See also `app.dependencies.max_body_bytes`.
-    processor
-        Queue that refuses requests under overload, with a 503.
+    A body of more than ``max_body_bytes`` gets a 413; see also `app.dependencies.max_body_bytes`. A request that the
+    ``processor`` does not admit gets a 503.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, processor: ProcessorQueue) -> None:

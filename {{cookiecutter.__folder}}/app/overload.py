@@ -50,21 +50,17 @@ class ProcessorQueue:
     Requests that wait for something else, and open streams, do no harm: as long as the event loop has idle rounds,
     nothing is refused. If it has none for a while, a new request can expect to wait for as long as the ones before it
     take, at the present rate of responses (Little's law).
-
-    Attributes
-    ----------
-    timeout
-        Longest expected wait in seconds; 0: no limit.
     """
 
     def __init__(self) -> None:
         self.timeout = 0.0
+        """Longest expected wait in seconds; 0: no limit."""
         self._waiting = 0
         self._room = inf
         self._answered = 0
         self._rate = 0.0
         self._busy = 0
-        self._busy_since = self._observed = self._started = 0.0
+        self._busy_since = self._observed = 0.0
         self._observing = False
         self._refused = 0
         self._reported = -inf
@@ -93,12 +89,11 @@ class ProcessorQueue:
         loop.call_later(_PERIOD, loop.call_soon, self._start_round)
 
     def _start_round(self) -> None:
-        self._started = time.perf_counter()
-        asyncio.get_running_loop().call_soon(self._end_round)
+        asyncio.get_running_loop().call_soon(self._end_round, time.perf_counter())
 
-    def _end_round(self) -> None:
+    def _end_round(self, started: float) -> None:
         now = time.perf_counter()
-        delay = now - self._started
+        delay = now - started
         LOOP_DELAY.record(delay)
         if delay < _IDLE or self._waiting <= _FEW:
             self._busy, self._busy_since = 0, now

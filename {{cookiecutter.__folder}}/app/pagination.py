@@ -28,16 +28,8 @@ def cut(
 ) -> tuple[list[Item], str | None]:
     """Return the items of a page, and the cursor of the next one; add the ``Link`` to the next page to the response.
 
-    Parameters
-    ----------
-    found
-        Rows from the start of the page; one more than ``limit`` if there is a next page.
-    limit
-        Maximum number of items on the page.
-    request, response
-        Request for the page, and its response.
-    cursor_of
-        Function that makes the cursor of the page after a row.
+    ``found`` has one row more than ``limit`` if there is a next page; ``cursor_of`` makes the cursor of the page after
+    a row.
     """
     items = list(found[:limit])
     if len(found) <= limit:

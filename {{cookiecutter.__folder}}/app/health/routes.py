@@ -40,15 +40,14 @@ async def ready(request: Request) -> Health | JSONResponse:
     ping = asyncio.create_task(db_session_dependency.ping())
     # Not asyncio.timeout: it would also wait until a silent connection is closed.
     await asyncio.wait({ping}, timeout=_LIMIT)
-    reason = f"no answer within {_LIMIT:g} s"
-    if ping.done():
-        error = ping.exception()
-        if error is None:
-            READINESS.add(1, {"result": "ok"})
-            return Health()
+    if not ping.done():
+        ping.cancel()
+        reason = f"no answer within {_LIMIT:g} s"
+    elif error := ping.exception():
         reason = describe(error)
     else:
-        ping.cancel()
+        READINESS.add(1, {"result": "ok"})
+        return Health()
     _log.warning("not ready", reason=reason)
     READINESS.add(1, {"result": "failed"})
     return problem(request, 503, "The database does not answer.", headers={"Retry-After": "1"})
