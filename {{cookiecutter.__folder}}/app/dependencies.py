@@ -96,10 +96,7 @@ def max_body_bytes(limit: int) -> Callable[[Handler], Handler]:
 
 
 def refuse_late_commits(app: FastAPI) -> None:
-    """Raise LateCommitError if a route commits after its response.
-
-    What this cannot see, the middleware checks at each request.
-    """
+    """Raise LateCommitError if a route commits after its response; the middleware checks what cannot be seen here."""
     lines = list(_late_commits(app.routes))
     if lines:
         raise LateCommitError("\n".join(lines))
