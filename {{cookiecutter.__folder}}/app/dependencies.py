@@ -107,8 +107,7 @@ def _late_commits(routes: Iterable[Any], prefix: str = "") -> Iterable[str]:
         path = f"{prefix}{route.path or ''}"
         dependant = getattr(route, "dependant", None)
         if isinstance(dependant, Dependant):
-            reason = _why_late(dependant, is_websocket=isinstance(route.route, APIWebSocketRoute))
-            if reason:
+            if reason := _why_late(dependant, is_websocket=isinstance(route.route, APIWebSocketRoute)):
                 yield f"{' '.join([*sorted(route.methods or ()), path])}: {reason}"
         elif mounted := getattr(getattr(route.route, "app", None), "routes", None):
             yield from _late_commits(mounted, path)
