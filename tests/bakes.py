@@ -1,8 +1,10 @@
 """Bakes the template in this process, with answers from a program or from prompts, and reads the result."""
 
+import itertools
 import json
+import random
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,22 @@ def bake_at_the_prompts(folder: Path, **answers: str) -> bool:
     """Bake as a person does, with answers typed at the prompts of ``cookiecutter``. Return whether it succeeded."""
     typed = "".join(f"{answers.get(name, '')}\n" for name in _ASKED)
     return CliRunner().invoke(cookiecutter_command, [str(TEMPLATE), "-o", str(folder)], input=typed).exit_code == 0
+
+
+def pairs(**more: list[Any]) -> Iterator[dict[str, Any]]:
+    """Yield few combinations in which any two answers to any two multiple-choice questions meet.
+
+    ``test_options`` shows that no condition of the template depends on more than two. ``more`` are further questions.
+    """
+    questions = {**OPTIONS, **more}
+    combinations = [frozenset(zip(questions, chosen, strict=True)) for chosen in itertools.product(*questions.values())]
+    random.Random(24).shuffle(combinations)  # noqa: S311
+    missing = {pair for chosen in combinations for pair in itertools.combinations(sorted(chosen, key=str), 2)}
+    while missing:
+        met = {chosen: missing & set(itertools.combinations(sorted(chosen, key=str), 2)) for chosen in combinations}
+        best = max(combinations, key=lambda chosen: len(met[chosen]))
+        missing -= met[best]
+        yield {name: answer for name in questions for asked, answer in best if asked == name}
 
 
 def files(project: Path) -> dict[str, Path]:

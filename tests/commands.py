@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 import psutil
+import web
 
 TEMPLATE = Path(__file__).resolve().parent.parent
 _OURS = ("AUTH_", "DATABASE_", "TEST_", "TESTS_", "LOG_", "OTEL_", "MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PYTEST")
@@ -109,7 +110,7 @@ def serving(
                 assert process.poll() is None, _read(output)
                 assert time.monotonic() < deadline, _read(output)
                 try:
-                    if httpx2.get(f"http://127.0.0.1:{port}{ready}").status_code == 200:
+                    if web.get(f"http://127.0.0.1:{port}{ready}").status_code == 200:
                         break
                 except httpx2.TransportError:
                     with suppress(subprocess.TimeoutExpired):

@@ -2,20 +2,21 @@
 
 import os
 import shlex
-import subprocess
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from commands import TEMPLATE, copy_template, environment, run
-from containers import Podman, podman_in
+from containers import Podman, debian, podman_in
 from cookiecutter.main import cookiecutter
 from machine import need, where
 from pgbouncer import pooled
 from selenium import webdriver
-from services import program
+from services import new_database, program
 
 pytest_plugins = ["not_tested"]
 
@@ -39,12 +40,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
+@pytest.fixture(scope="session")
+def _baked(tmp_path_factory: pytest.TempPathFactory) -> Bake:
+    @cache
+    def baked(**answers: str) -> Path:
+        folder = tmp_path_factory.mktemp("baked")
+        return Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder), extra_context=answers))
+
+    return baked
+
+
 @pytest.fixture
-def bake(tmp_path: Path) -> Bake:
-    """Bake the template with the default answers, except those that are passed."""
+def bake(tmp_path: Path, _baked: Bake) -> Bake:
+    """Bake the template with the default answers, except those that are passed: a copy of what a worker bakes once."""
 
     def bake(**answers: str) -> Path:
-        return Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(tmp_path), extra_context=answers))
+        baked = _baked(**answers)
+        return Path(shutil.copytree(baked, tmp_path / baked.name))
 
     return bake
 
@@ -98,8 +110,9 @@ def path_without_uv(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def podman() -> Iterator[Podman]:
-    """Podman with a store of its own, whose path must be short."""
+    """Podman with a store of its own, whose path must be short, and a Debian in it."""
     with tempfile.TemporaryDirectory(prefix="podman-") as folder, podman_in(Path(folder)) as podman:
+        debian(podman, Path(folder))
         yield podman
 
 
@@ -112,13 +125,7 @@ def clone(tmp_path: Path) -> Path:
 @pytest.fixture
 def database(project: Path) -> str:
     """URL of an empty database, on the server that `make db` runs in the baked project."""
-    run("make", "db", cwd=project)
-    name = f"test_{os.urandom(6).hex()}"
-    subprocess.run(
-        ["make", "-s", "psql"], cwd=project, env=environment(), input=f"CREATE DATABASE {name}", text=True, check=True
-    )
-    line = next(line for line in (project / ".env").read_text().splitlines() if line.startswith("DATABASE_URL="))
-    return line.removeprefix("DATABASE_URL=").split("  #")[0].rsplit("/", 1)[0] + f"/{name}"
+    return new_database(project)
 
 
 @pytest.fixture
@@ -128,11 +135,18 @@ def pooler(database: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def _migrated(project: Path) -> str:
+    """Name of a migrated database, of which each test gets a copy."""
+    url = new_database(project)
+    run(program(project, "alembic"), "upgrade", "head", cwd=project, DATABASE_URL=url)
+    return url.rpartition("/")[2]
+
+
 @pytest.fixture
-def migrated(project: Path, database: str) -> str:
+def migrated(project: Path, _migrated: str) -> str:
     """URL of a migrated database of the test's own."""
-    run(program(project, "alembic"), "upgrade", "head", cwd=project, DATABASE_URL=database)
-    return database
+    return new_database(project, copy_of=_migrated)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Podman, with a store of its own, and Debian systems to run in it."""
+"""Podman, with a store of its own, and Debian systems to run in it. No registry is asked."""
 
 import re
 import resource
@@ -11,10 +11,11 @@ from pathlib import Path
 from commands import run
 from machine import need
 
-__all__ = ["NEEDS", "Podman", "debian", "podman_in"]
+__all__ = ["NEEDS", "PURGE", "Podman", "debian", "podman_in", "system"]
 
 Podman = Callable[..., subprocess.CompletedProcess[str]]
 NEEDS = ("root", "podman", "runc", "mmdebstrap")
+PURGE = "apt-get purge --yes --quiet --autoremove"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 """Those of this machine: what runs in a container asks the network as this machine does."""
 
@@ -43,21 +44,26 @@ def podman_in(folder: Path) -> Iterator[Podman]:
     shutil.rmtree(folder / "root")
 
 
-def debian(podman: Podman, name: str, packages: str, *options: str, folder: Path) -> None:
-    """Make an image of this machine's Debian (or Ubuntu) with some packages. No registry is asked."""
+def debian(podman: Podman, folder: Path) -> None:
+    """Make the image ``debian``: this machine's Debian (or Ubuntu) with Python, pip, venv and make."""
     system = Path("/etc/os-release").read_text()
     release = re.search(r"VERSION_CODENAME=(\w+)", system)
     assert release is not None
     components = "main,universe" if "ID=ubuntu" in system.splitlines() else "main"  # where pip is
-    archive = folder / f"{name}.tar"
+    archive = folder / "debian.tar"
     command = [
-        *("mmdebstrap", "--quiet", "--variant=apt", "--dpkgopt=force-unsafe-io"),
-        *(f"--components={components}", f"--include={packages}"),
+        *("mmdebstrap", "--quiet", "--variant=apt", "--dpkgopt=force-unsafe-io", f"--components={components}"),
+        "--include=ca-certificates,make,python-is-python3,python3,python3-pip,python3-venv",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")),
         f"--customize-hook=copy-in {CERTIFICATES} {Path(CERTIFICATES).parent}",
-        *options,
         *(release[1], str(archive)),
     ]
     run(*command, cwd=folder, timeout=800)
-    podman("import", "--quiet", "--change", f"ENV SSL_CERT_FILE={CERTIFICATES}", str(archive), name)
+    podman("import", "--quiet", "--change", f"ENV SSL_CERT_FILE={CERTIFICATES}", str(archive), "debian")
     archive.unlink()
+
+
+def system(podman: Podman, name: str, commands: str, folder: Path) -> None:
+    """Make an image of ``debian`` after some commands."""
+    (folder / "Containerfile").write_text(f"FROM debian\nRUN {commands}\n")
+    podman("build", "--isolation=chroot", "--pull=never", f"--tag={name}", ".", cwd=folder, timeout=300)

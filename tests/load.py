@@ -6,6 +6,7 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import httpx2
+import web
 
 
 def new_user() -> dict[str, str]:
@@ -49,7 +50,7 @@ class Load:
         self.wait_for(lambda: len(self.acknowledged) >= goal)
 
     def _run(self) -> None:
-        with httpx2.Client(base_url=self._address, timeout=30) as client:
+        with web.Client(base_url=self._address, timeout=30) as client:
             while not self._stop.is_set():
                 start = time.monotonic()
                 try:

@@ -48,6 +48,10 @@ class Server:
     postmaster: int
     _script: subprocess.Popen[str]
 
+    def at(self, database: str) -> str:
+        """Return the URL of another database on it."""
+        return f"{self.url.rpartition('/')[0]}/{database}"
+
     def kill(self) -> None:
         """End it at once, as a machine that loses its power."""
         family = family_of(self.postmaster)
@@ -79,7 +83,8 @@ def primary_and_standby(project: Path) -> Iterator[tuple[Server, Server]]:
         primary, standby = _line(script.stdout).split()
         for url in (primary, standby):
             # Servers of tests are otherwise quick and forget the last commits when they are killed.
-            execute(url, "ALTER SYSTEM SET synchronous_commit = on", "SELECT pg_reload_conf()")
+            execute(url, "ALTER SYSTEM SET synchronous_commit = on")
+            execute(url, "ALTER SYSTEM SET wal_retrieve_retry_interval = '200ms'", "SELECT pg_reload_conf()")
         yield (
             Server("primary", primary, postmaster_of(primary), script),
             Server("standby", standby, postmaster_of(standby), script),

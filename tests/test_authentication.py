@@ -6,8 +6,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
+import web
 from commands import TEMPLATE, environment, free_port, processes_of, run, serving
 from pgbouncer import pooled
 from services import program
@@ -57,7 +57,7 @@ def test_after_make_db_the_commands_work_with_no_exports(fresh: Path) -> None:
             pass
         token = run("make", "token", "scope=users:read", cwd=fresh).stdout.strip()
         headers = {"Authorization": f"Bearer {token}"}
-        assert httpx2.get(f"http://127.0.0.1:{port}/users", headers=headers).status_code == 200
+        assert web.get(f"http://127.0.0.1:{port}/users", headers=headers).status_code == 200
     run("make", "db", cwd=fresh)  # once more: nothing to do
     assert len((fresh / ".env").read_text().splitlines()) == 3
     run("make", "db-stop", cwd=fresh)

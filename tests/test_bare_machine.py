@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import copy_template, environment, free_port
-from containers import NEEDS, Podman, debian
+from containers import NEEDS, PURGE, Podman, system
 from machine import PACKAGES
 
 pytestmark = [
@@ -41,7 +41,7 @@ CHOSEN = (
 def shell(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A shell on the bare machine, in a fresh clone. The machine asks the network as this one does."""
     folder = tmp_path_factory.mktemp("bare")
-    debian(podman, "bare", "python3,python3-venv,make,ca-certificates", folder=folder)
+    system(podman, "bare", f"{PURGE} python3-pip python-is-python3", folder)
     copy_template(folder / "clone")
     cache = Path(environment()["UV_CACHE_DIR"])
     cache.mkdir(exist_ok=True)

@@ -4,16 +4,14 @@ import ast
 import itertools
 import json
 import multiprocessing
-import random
 import re
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bakes import HARD_TEXTS, OPTIONS, bake, files
+from bakes import HARD_TEXTS, OPTIONS, bake, files, pairs
 from commands import TEMPLATE, run
 from copier import run_copy
 from hypothesis import example, given
@@ -38,25 +36,6 @@ TEXTS = [
     {"project_slug": "null-service", "description": "{ 0 } %} }} $$ \\\\ `x` \u200d|>", "author_name": '"" \\" [a]'},
 ]
 """Answers that a file might not give back as they are."""
-
-
-def pairs() -> Iterator[dict[str, str]]:
-    """Yield few combinations in which any two answers to any two questions meet."""
-    questions: dict[str, list[Any]] = {**OPTIONS, "texts": list(range(len(TEXTS)))}
-    missing = {
-        frozenset([(one, a), (other, b)])
-        for one, other in itertools.combinations(questions, 2)
-        for a, b in itertools.product(questions[one], questions[other])
-    }
-    combinations = [list(zip(questions, chosen, strict=True)) for chosen in itertools.product(*questions.values())]
-    random.Random(24).shuffle(combinations)  # noqa: S311
-    while missing:
-        best = max(
-            combinations, key=lambda chosen: len(missing & set(map(frozenset, itertools.combinations(chosen, 2))))
-        )
-        missing -= set(map(frozenset, itertools.combinations(best, 2)))
-        answers = dict(best)
-        yield answers | TEXTS[answers.pop("texts")]
 
 
 def copy(template: Path, folder: Path, **answers: str) -> Path:
@@ -118,7 +97,7 @@ def test_the_questions_are_the_same() -> None:
 def test_a_project_is_the_same_byte_for_byte(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any two answers together; no file depends on more. copier adds the file with the answers, and nothing else."""
     monkeypatch.setenv("PATH", str(tmp_path))  # without git copier is twice as fast
-    chosen = list(pairs())
+    chosen = [answers | TEXTS[answers.pop("texts")] for answers in pairs(texts=list(range(len(TEXTS))))]
     folders = [tmp_path / str(number) for number in range(len(chosen))]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
         made = list(workers.map(_both, itertools.repeat(clone), folders, chosen))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import httpx2
+import web
 from commands import free_port, processes_of, serving
 
 
@@ -11,7 +11,7 @@ def test_make_demo_serves_every_route_of_the_tour_and_leaves_no_process(clone: P
     port = free_port()
     with (
         serving(["make", "demo", f"PORT={port}"], cwd=clone, port=port, timeout=300, PATH=path_without_uv),
-        httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client,
+        web.Client(base_url=f"http://127.0.0.1:{port}") as client,
     ):
         assert client.get("/health/live").json() == {"status": "ok"}
         assert client.get("/docs").status_code == 200

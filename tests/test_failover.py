@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
+import web
 from commands import run
 from load import new_user
 from services import program, service
@@ -60,8 +60,8 @@ def test_a_repeat_is_not_acknowledged_before_the_standby_has_the_write(
     body, key = new_user(), {"Idempotency-Key": "key"}
     with service(project, primary.url, DATABASE_STATEMENT_TIMEOUT="1") as (address, _):
         standby.kill()
-        answers = [httpx2.post(f"{address}/users", json=body, headers=key, timeout=30) for _ in range(2)]
+        answers = [web.post(f"{address}/users", json=body, headers=key, timeout=30) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [503, 503]
         assert rows(primary.url, "SELECT email FROM users") == [(body["email"],)]
         standby.start()
-        assert httpx2.post(f"{address}/users", json=body, headers=key, timeout=30).status_code == 201
+        assert web.post(f"{address}/users", json=body, headers=key, timeout=30).status_code == 201

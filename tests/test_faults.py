@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+import web
 from commands import run
 from load import Load, new_user
 from servers import frozen, postmaster_of
@@ -32,14 +33,14 @@ def test_a_client_that_reads_right_after_its_201_finds_the_row(project: Path, mi
         def pairs(number: int) -> int:
             found = 0
             # Each request on a new connection: either worker may have it.
-            with httpx2.Client(base_url=address, limits=httpx2.Limits(max_keepalive_connections=0)) as client:
+            with web.Client(base_url=address, limits=httpx2.Limits(max_keepalive_connections=0)) as client:
                 for _ in range(number):
                     created = client.post("/users", json=new_user())
                     found += client.get(created.headers["Location"]).status_code == 200
             return found
 
         with ThreadPoolExecutor(8) as pool:
-            assert sum(pool.map(pairs, [1250] * 8)) == 10_000
+            assert sum(pool.map(pairs, [250] * 8)) == 2000
 
 
 def test_a_commit_that_fails_is_an_error_and_stores_nothing_over_a_socket(project: Path, migrated: str) -> None:
@@ -52,10 +53,10 @@ def test_a_commit_that_fails_is_an_error_and_stores_nothing_over_a_socket(projec
         "FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
     with service(project, migrated) as (address, _):
-        assert httpx2.post(f"{address}/users", json=new_user() | {"name": "Eve"}).status_code == 500
+        assert web.post(f"{address}/users", json=new_user() | {"name": "Eve"}).status_code == 500
         assert rows(migrated, "SELECT count(*) FROM users") == [(0,)]
-        created = httpx2.post(f"{address}/users", json=new_user())
-        assert httpx2.patch(address + created.headers["Location"], json={"name": "Eve"}).status_code == 500
+        created = web.post(f"{address}/users", json=new_user())
+        assert web.patch(address + created.headers["Location"], json={"name": "Eve"}).status_code == 500
         assert rows(migrated, "SELECT name FROM users") == [("Ada",)]
 
 
@@ -72,7 +73,7 @@ def test_an_error_raised_after_a_write_stores_nothing_over_a_socket(project: Pat
     (failing / ".venv").symlink_to(project / ".venv")
     with service(failing, migrated) as (address, _):
         for status in (400, 500):
-            assert httpx2.post(f"{address}/fail/{status}").status_code == status
+            assert web.post(f"{address}/fail/{status}").status_code == status
     assert rows(migrated, "SELECT count(*) FROM users") == [(0,)]
 
 
@@ -114,7 +115,7 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_new_connections(project:
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
     with service(project, migrated) as (address, process), ThreadPoolExecutor(1) as pool:
         with _holding(migrated, "SELECT pg_advisory_lock(1)"):
-            answer = pool.submit(httpx2.post, f"{address}/users", json=new_user(), timeout=30)
+            answer = pool.submit(web.post, f"{address}/users", json=new_user(), timeout=30)
             while not rows(migrated, waiting):
                 pass
             process.terminate()
@@ -147,12 +148,12 @@ def _accepts(address: str) -> bool:
 def test_two_hundred_clients_that_want_one_email(project: Path, migrated: str) -> None:
     with service(project, migrated, "--workers", "2", **PATIENT) as (address, _), ThreadPoolExecutor(200) as pool:
         body = {"email": "ada@example.com", "name": "Ada"}
-        created = list(pool.map(lambda _: httpx2.post(f"{address}/users", json=body, timeout=60), range(200)))
+        created = list(pool.map(lambda _: web.post(f"{address}/users", json=body, timeout=60), range(200)))
         assert sorted(answer.status_code for answer in created) == [201] + [409] * 199
 
-        others = [httpx2.post(f"{address}/users", json=new_user()).headers["Location"] for _ in range(50)]
+        others = [web.post(f"{address}/users", json=new_user()).headers["Location"] for _ in range(50)]
         wanted = {"email": "eve@example.com"}
-        changed = list(pool.map(lambda path: httpx2.patch(address + path, json=wanted, timeout=60), others))
+        changed = list(pool.map(lambda path: web.patch(address + path, json=wanted, timeout=60), others))
         assert sorted(answer.status_code for answer in changed) == [200] + [409] * 49
 
 
@@ -161,18 +162,18 @@ def test_thirty_two_clients_that_change_the_same_rows_under_serializable(project
         service(project, migrated, DATABASE_ISOLATION_LEVEL="SERIALIZABLE") as (address, _),
         ThreadPoolExecutor(32) as pool,
     ):
-        paths = [httpx2.post(f"{address}/users", json=new_user()).headers["Location"] for _ in range(2)]
+        paths = [web.post(f"{address}/users", json=new_user()).headers["Location"] for _ in range(2)]
 
         def change(number: int) -> tuple[str, str, httpx2.Response]:
             path, name = paths[number % 2], str(number)
-            return path, name, httpx2.patch(address + path, json={"name": name}, timeout=60)
+            return path, name, web.patch(address + path, json={"name": name}, timeout=60)
 
-        answers = list(pool.map(change, range(640)))
+        answers = list(pool.map(change, range(320)))
         assert {answer.status_code for *_, answer in answers} <= {200, 503}
         assert all(answer.headers["Retry-After"] for *_, answer in answers if answer.status_code == 503)
-        assert sum(answer.status_code == 200 for *_, answer in answers) > 64
+        assert sum(answer.status_code == 200 for *_, answer in answers) > 32
         for path in paths:
-            final = httpx2.get(address + path).json()
+            final = web.get(address + path).json()
             accepted = {name: answer.json() for at, name, answer in answers if at == path and answer.status_code == 200}
             # The state is that of one accepted change, and it is the last one in the order of the transactions.
             assert final == accepted[final["name"]]
@@ -186,10 +187,10 @@ def test_a_database_that_stops_and_starts_under_load(project: Path, migrated: st
             run("make", "db-stop", cwd=project)
             failed = load.statuses.count(503)
             load.wait_for(lambda failed=failed: load.statuses.count(503) > failed + 20)
-            assert httpx2.get(f"{address}/health/ready").status_code == 503
-            assert httpx2.get(f"{address}/health/live").status_code == 200
+            assert web.get(f"{address}/health/ready").status_code == 503
+            assert web.get(f"{address}/health/live").status_code == 200
             run("make", "db", cwd=project)
-            assert httpx2.post(f"{address}/users", json=new_user(), timeout=30).status_code == 201
+            assert web.post(f"{address}/users", json=new_user(), timeout=30).status_code == 201
         load.wait_for_more()
     assert set(load.statuses) == {201, 503}
     assert load.slowest < 10, "a request hung"
@@ -200,31 +201,31 @@ def test_the_first_request_after_a_restart_succeeds_with_dead_connections_in_the
     project: Path, migrated: str
 ) -> None:
     with service(project, migrated) as (address, _), ThreadPoolExecutor(10) as pool:
-        list(pool.map(lambda _: httpx2.post(f"{address}/users", json=new_user()), range(50)))
+        list(pool.map(lambda _: web.post(f"{address}/users", json=new_user()), range(50)))
         run("make", "db-stop", cwd=project)
         run("make", "db", cwd=project)
-        answers = list(pool.map(lambda _: httpx2.post(f"{address}/users", json=new_user()), range(10)))
+        answers = list(pool.map(lambda _: web.post(f"{address}/users", json=new_user()), range(10)))
         assert [answer.status_code for answer in answers] == [201] * 10
 
 
 def test_a_server_that_goes_silent_is_cut(project: Path, migrated: str) -> None:
     env = {"DATABASE_STATEMENT_TIMEOUT": "1", "DATABASE_CONNECT_TIMEOUT": "1"}
     with service(project, migrated, **env) as (address, _):
-        assert httpx2.get(f"{address}/users").status_code == 200
+        assert web.get(f"{address}/users").status_code == 200
         with frozen(postmaster_of(migrated)):
             for path in ("/users", "/users", "/health/ready"):
                 start = time.monotonic()
-                assert httpx2.get(address + path, timeout=30).status_code == 503
+                assert web.get(address + path, timeout=30).status_code == 503
                 assert time.monotonic() - start < 10
-        while httpx2.get(f"{address}/health/ready").status_code != 200:
+        while web.get(f"{address}/health/ready").status_code != 200:
             pass
-        assert httpx2.get(f"{address}/users").status_code == 200
+        assert web.get(f"{address}/users").status_code == 200
 
 
 def test_sigterm_ends_a_service_whose_server_is_silent(project: Path, migrated: str) -> None:
     """It would wait for each connection as long as for a statement, half a minute."""
     with service(project, migrated) as (address, process):
-        assert httpx2.get(f"{address}/users").status_code == httpx2.get(f"{address}/health/ready").status_code == 200
+        assert web.get(f"{address}/users").status_code == web.get(f"{address}/health/ready").status_code == 200
         with frozen(postmaster_of(migrated)):
             process.terminate()
             process.wait(28)
@@ -243,7 +244,7 @@ def test_a_thousand_clients_that_hang_up_leak_no_connection(project: Path, migra
 
         with ThreadPoolExecutor(32) as pool:
             list(pool.map(hang_up, range(1000)))
-            answers = list(pool.map(lambda _: httpx2.get(f"{address}/users", timeout=30).status_code, range(100)))
+            answers = list(pool.map(lambda _: web.get(f"{address}/users", timeout=30).status_code, range(100)))
         assert set(answers) == {200}
         idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
         while rows(migrated, idle)[0][0]:

@@ -22,7 +22,16 @@ _VARIES = {
 }
 
 
-_MACHINERY = ("database", "migrations/test_locks.py", "migrations/test_upgrades.py", "telemetry/test_telemetry.py")
+_MACHINERY = (
+    *(
+        "database",
+        "idempotency",
+        "migrations/test_locks.py",
+        "migrations/test_upgrades.py",
+        "telemetry/test_telemetry.py",
+    ),
+    *("test_config.py", "test_databases.py", "test_middleware.py", "test_overload.py"),
+)
 _ONLY_OF_FEATURES = {"PYTEST_ADDOPTS": " ".join(f"--ignore=tests/{name}" for name in _MACHINERY)}
 """For `make test`: the other tests import no feature, and test_project runs them."""
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 CAREFUL = settings(
-    max_examples=40,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     database=None,
@@ -144,7 +144,7 @@ def test_a_text_is_held_as_it_is_or_refused_by_name(
     assert refused_or_whole(capfd, reference, answers) == is_fine(name, text)
 
 
-@settings(CAREFUL, max_examples=25)
+@settings(CAREFUL, max_examples=10)
 @given(name=st.sampled_from(sorted(LENGTHS)), text=PRINTABLE.map(str.strip).filter(sees))
 @example(name="description", text="${{ x }}")
 @example(name="author_name", text='`it\'s` "quoted" \\n')

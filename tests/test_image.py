@@ -8,8 +8,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import web
 from commands import TEMPLATE, free_port
-from containers import NEEDS, Podman, debian
+from containers import NEEDS, PURGE, Podman, system
 from cookiecutter.main import cookiecutter
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS), pytest.mark.xdist_group("containers")]
@@ -18,9 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS), pytest.mark.xdist_gro
 @pytest.fixture(scope="module")
 def base(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Version of Python of a stand-in for the official image: no registry is asked, it is Debian with its Python."""
-    packages = "python3-pip,python-is-python3,ca-certificates"
-    unmanaged = '--customize-hook=rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED'
-    debian(podman, "base", packages, unmanaged, folder=tmp_path_factory.mktemp("base"))
+    commands = f"{PURGE} make python3-venv && rm /usr/lib/python3*/EXTERNALLY-MANAGED"
+    system(podman, "base", commands, tmp_path_factory.mktemp("base"))
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     version = podman("run", "--rm", "base", "python", "-c", ask).stdout.strip()
     podman("tag", "base", f"python:{version}-slim")
@@ -75,11 +75,11 @@ def test_the_image_migrates_serves_and_ends_in_good_order_on_a_read_only_file_sy
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 30
     while True:
         try:
-            assert httpx2.get(f"{url}/health/ready").status_code == 200
+            assert web.get(f"{url}/health/ready").status_code == 200
             break
         except httpx2.TransportError:
             assert time.monotonic() < deadline, podman("logs", "service").stderr
-    assert httpx2.post(f"{url}/users", json={"email": "ada@example.com", "name": "Ada"}).status_code == 201
+    assert web.post(f"{url}/users", json={"email": "ada@example.com", "name": "Ada"}).status_code == 201
 
     status = podman("exec", "service", "cat", "/proc/1/status").stdout
     assert "NoNewPrivs:\t1" in status

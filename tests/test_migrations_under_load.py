@@ -11,8 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
-import httpx2
 import pytest
+import web
 from commands import run
 from load import Load
 from services import program, service
@@ -90,7 +90,7 @@ class Reads(Load):
     """Clients that read a page of users until they are stopped."""
 
     def _run(self) -> None:
-        with httpx2.Client(base_url=self._address, timeout=30) as client:
+        with web.Client(base_url=self._address, timeout=30) as client:
             while not self._stop.is_set():
                 start = time.monotonic()
                 answer = client.get("/users", params={"limit": 20})
@@ -215,8 +215,8 @@ def test_a_recipe_of_the_guide_runs_under_load(
 def both_see_what_either_writes(old: str, new: str, user: str) -> None:
     for writer, reader in ((old, new), (new, old), (old, new)):
         text = uuid4().hex
-        assert httpx2.put(f"{writer}/bios/{user}", json=text).status_code == 204
-        assert httpx2.get(f"{reader}/bios/{user}").json() == httpx2.get(f"{writer}/bios/{user}").json() == text
+        assert web.put(f"{writer}/bios/{user}", json=text).status_code == 204
+        assert web.get(f"{reader}/bios/{user}").json() == web.get(f"{writer}/bios/{user}").json() == text
 
 
 def test_the_recipes_pass_the_checks_of_a_project(release: Release) -> None:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
+import web
 from commands import free_port, run, started
 from deployments import compose, load, tool
 from load import new_user
@@ -111,17 +111,17 @@ def _locked(database: str, user: str) -> Iterator[None]:
 def _use(project: Path, database: str, exported: dict[str, str]) -> None:
     """Succeed, conflict, and find the pool busy."""
     one = {"DATABASE_POOL_SIZE": "1", "DATABASE_POOL_TIMEOUT": "1"}
-    with service(project, database, **one, **exported) as (address, _), httpx2.Client(base_url=address) as client:
+    with service(project, database, **one, **exported) as (address, _), web.Client(base_url=address) as client:
         users = [client.post("/users", json=new_user()).json()["id"] for _ in range(2)]
         client.delete(f"/users/{users[0]}").raise_for_status()
         assert client.patch(f"/users/{users[1]}", json={"name": "conflict"}).status_code == 503
         with _locked(database, users[1]):
-            patch = threading.Thread(target=httpx2.patch, args=[f"{address}/users/{users[1]}"], kwargs=_PATCH)
+            patch = threading.Thread(target=web.patch, args=[f"{address}/users/{users[1]}"], kwargs=_PATCH)
             patch.start()
             while not rows(database, "SELECT 1 FROM pg_locks WHERE NOT granted"):
                 pass
             with ThreadPoolExecutor(12) as pool:  # enough for the processor's queue to be observed
-                answers = pool.map(httpx2.get, [f"{address}/users/{users[1]}"] * 12)
+                answers = pool.map(web.get, [f"{address}/users/{users[1]}"] * 12)
             assert {answer.status_code for answer in answers} == {503}
         patch.join()
         client.get("/health/ready").raise_for_status()

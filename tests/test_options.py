@@ -1,21 +1,20 @@
-"""Every combination of options bakes into a project whose files are whole; a few that cover all options run."""
+"""Any two answers together bake into a project whose files are whole; a few that cover all options run."""
 
-import itertools
-import multiprocessing
 import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bakes import BAREST, HARD_TEXTS, OPTIONS, RAW, bake, data, files
+from bakes import BAREST, HARD_TEXTS, OPTIONS, RAW, bake, data, files, pairs
 from commands import TEMPLATE, environment, run
+from jinja2 import Environment
+from jinja2.nodes import CondExpr, Getattr, If, Node
 
 Bakes = list[tuple[dict[str, str], Path]]
 
-ALL = [dict(zip(OPTIONS, chosen, strict=True)) for chosen in itertools.product(*OPTIONS.values())]
 OPTIONAL = {
     ".github/": lambda chosen: chosen["ci"] == "github",
     ".gitlab-ci.yml": lambda chosen: chosen["ci"] == "gitlab",
@@ -61,16 +60,11 @@ def placed(name: str) -> str:
     return name.partition("/")[2] if name.startswith("{{") else name
 
 
-def _bake(folder: Path, chosen: dict[str, str]) -> Path:
-    return bake(folder / "-".join(chosen.values()), **chosen)
-
-
 @pytest.fixture(scope="module")
 def bakes(tmp_path_factory: pytest.TempPathFactory) -> Bakes:
-    """All combinations, each with the project that was baked from it."""
+    """Combinations in which any two answers meet, each with the project that was baked from it."""
     folder = tmp_path_factory.mktemp("bakes")
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
-        return list(zip(ALL, workers.map(_bake, itertools.repeat(folder), ALL, chunksize=8), strict=True))
+    return [(chosen, bake(folder / "-".join(chosen.values()), **chosen)) for chosen in pairs()]
 
 
 def distinct(bakes: Bakes, name: str) -> list[Path]:
@@ -78,6 +72,24 @@ def distinct(bakes: Bakes, name: str) -> list[Path]:
     found = {path.read_bytes(): path for _, project in bakes if (path := project / name).exists()}
     assert found, name
     return list(found.values())
+
+
+def answers_of(node: Node, above: frozenset[str] = frozenset()) -> Iterator[frozenset[str]]:
+    """Yield for each part of a file the questions on whose answers it depends."""
+    if isinstance(node, If | CondExpr):
+        above |= {asked.attr for asked in node.test.find_all(Getattr) if asked.attr in OPTIONS}
+    yield above
+    for child in node.iter_child_nodes():
+        yield from answers_of(child, above)
+
+
+def test_no_condition_depends_on_more_than_two_answers() -> None:
+    """So combinations in which any two answers meet speak for all."""
+    found: set[frozenset[str]] = set()
+    for path in files(RAW).values():
+        found.update(answers_of(Environment().parse(path.read_text())))  # noqa: S701  # nothing is rendered
+    assert frozenset({"ci", "deployment"}) in found
+    assert [answers for answers in found if len(answers) > 2] == []
 
 
 def test_an_option_adds_and_removes_whole_files(bakes: Bakes) -> None:

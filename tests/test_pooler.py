@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import httpx2
 import pytest
+import web
 from commands import free_port, run, serving, started
 from pgbouncer import pgbouncer_with_statements, pooled
 from services import failing_start, program, service
@@ -61,10 +61,7 @@ SENDS_SQL = [
     *("tests/database", "tests/health", "tests/idempotency", "tests/migrations/test_upgrades.py", "tests/scripts"),
     *("tests/test_dependencies.py", "tests/test_main.py", "tests/users"),
 ]
-PREPARES = [
-    *(f"tests/database/test_{name}.py" for name in ("promise", "reader", "retry", "session", "statements")),
-    *("tests/idempotency", "tests/users"),
-]
+PREPARES = [f"tests/database/test_{name}.py" for name in ("promise", "reader", "retry", "session", "statements")]
 """Tests of what uses statements, of one text on many connections, and of a table that changes under them."""
 
 LIMITS = (
@@ -125,11 +122,11 @@ def test_after_a_changed_column_a_newer_pgbouncer_must_reconnect(project: Path, 
         pooled(migrated, pgbouncer=pgbouncer) as url,
         service(project, url, DATABASE_POOLER="pgbouncer-prepared") as (address, _),
     ):
-        assert {httpx2.get(f"{address}/users").status_code for _ in range(5)} == {200}
+        assert {web.get(f"{address}/users").status_code for _ in range(5)} == {200}
         execute(migrated, "ALTER TABLE users ALTER COLUMN name TYPE varchar(200)")
-        assert httpx2.get(f"{address}/users").status_code == 503
+        assert web.get(f"{address}/users").status_code == 503
         execute(f"{url.rsplit('/', 1)[0]}/pgbouncer", "RECONNECT")
-        assert {httpx2.get(f"{address}/users").status_code for _ in range(5)} == {200}
+        assert {web.get(f"{address}/users").status_code for _ in range(5)} == {200}
 
 
 def pass_tests(project: Path, url: str, *chosen: str, excluded: Iterable[str]) -> None:
@@ -170,7 +167,7 @@ def test_a_pooler_with_too_many_clients_is_a_503(project: Path, migrated: str) -
     ):
         holder.start()
         assert held.wait(30)
-        answers = [pool.submit(httpx2.get, f"{address}/users", timeout=60) for _ in range(8)]
+        answers = [pool.submit(web.get, f"{address}/users", timeout=60) for _ in range(8)]
         first = next(as_completed(answers)).result()
         release.set()
         holder.join()

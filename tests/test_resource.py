@@ -125,7 +125,7 @@ def test_what_it_writes_passes_check_and_test_unedited(fresh: Path) -> None:
     checked = run("make", "check", cwd=fresh, check=False)
     assert checked.returncode == 0, (seed, resources["draws"], checked.stdout)
     names = "tests/migrations/test_upgrades.py::test_all_constraints_have_the_name_that_the_models_give_them"
-    folders = [f"tests/{plural}" for plural in resources]
+    folders = [f"tests/{plural}" for plural in ("items", "nulls", "draws")]  # the others have no type of their own
     tested = run(program(fresh, "pytest"), "--verbose", names, *folders, cwd=fresh, timeout=600, check=False).stdout
     assert " failed" not in tested, (seed, resources["draws"], tested)
     assert "tests/nulls/test_routes.py::test_each_order_has_no_gap_and_no_duplicate" in tested

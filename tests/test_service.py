@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx2
+import web
 from commands import free_port, run, serving
 from services import failing_start, program
 
@@ -18,7 +18,7 @@ def test_a_thousand_users_page_through_without_a_gap_or_a_duplicate(project: Pat
     port = free_port()
     with (
         serving(serve(project, port, "--workers", "2"), cwd=project, port=port, DATABASE_URL=database),
-        httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client,
+        web.Client(base_url=f"http://127.0.0.1:{port}") as client,
         ThreadPoolExecutor(8) as pool,
     ):
 
@@ -50,9 +50,9 @@ def test_two_services_share_a_database_each_in_its_schema(project: Path, databas
     ):
         for port in (one, two):
             body = {"email": "ada@example.com", "name": str(port)}
-            assert httpx2.post(f"http://127.0.0.1:{port}/users", json=body).status_code == 201
+            assert web.post(f"http://127.0.0.1:{port}/users", json=body).status_code == 201
         for port in (one, two):
-            users = httpx2.get(f"http://127.0.0.1:{port}/users").json()["items"]
+            users = web.get(f"http://127.0.0.1:{port}/users").json()["items"]
             assert [user["name"] for user in users] == [str(port)]
     run(program(project, "alembic"), "downgrade", "base", cwd=project, **env["one"])
     run(program(project, "alembic"), "check", cwd=project, **env["two"])
@@ -102,9 +102,9 @@ def test_behind_a_transaction_pooler_each_service_finds_its_own_schema(project: 
             def create(number: int) -> int:
                 schema = "one" if number % 2 else "two"
                 body = {"email": f"{number}@example.com", "name": schema}
-                return httpx2.post(f"http://127.0.0.1:{schemas[schema]}/users", json=body).status_code
+                return web.post(f"http://127.0.0.1:{schemas[schema]}/users", json=body).status_code
 
             assert set(pool.map(create, range(200))) == {201}
             for schema, port in schemas.items():
-                users = httpx2.get(f"http://127.0.0.1:{port}/users?limit=200").json()["items"]
+                users = web.get(f"http://127.0.0.1:{port}/users?limit=200").json()["items"]
                 assert [user["name"] for user in users] == [schema] * 100

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import web
 from commands import TEMPLATE, free_port, serving, started
 from load import new_user
 from machine import where
@@ -47,7 +48,7 @@ def test_four_hundred_half_sent_requests_hold_up_nobody_behind_the_proxy_of_the_
     transport = httpx2.HTTPTransport(local_address="127.0.0.2", retries=10)  # until HAProxy listens
     with ExitStack() as stack:
         process = stack.enter_context(serving(command, cwd=project, port=port, DATABASE_URL=migrated))
-        with behind_haproxy(port, tmp_path) as front, httpx2.Client(transport=transport) as client, ExitStack() as held:
+        with behind_haproxy(port, tmp_path) as front, web.Client(transport=transport) as client, ExitStack() as held:
             assert client.get(f"http://127.0.0.1:{front}/health/live").status_code == 200
             for number in range(400):
                 half = held.enter_context(socket.create_connection(("127.0.0.1", front)))

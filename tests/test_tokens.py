@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import web
 from commands import TEMPLATE, run
 from cryptography.hazmat.primitives.asymmetric import ec
 from hostile_tokens import HOSTILE
@@ -53,7 +54,7 @@ def answers(address: str, provider: Provider) -> dict[str, httpx2.Response]:
 
     def post(token: str) -> httpx2.Response:
         authorization = b"Bearer " + token.encode()
-        return httpx2.post(f"{address}/users", json=ADA, headers=[(b"Authorization", authorization)], timeout=60)
+        return web.post(f"{address}/users", json=ADA, headers=[(b"Authorization", authorization)], timeout=60)
 
     with ThreadPoolExecutor(len(tokens)) as pool:
         return dict(zip(tokens, pool.map(post, tokens.values()), strict=True))
@@ -86,7 +87,7 @@ def test_a_good_token_elsewhere_than_in_its_header_is_none(
         "another scheme": {"headers": {"Authorization": f"DPoP {token}"}, "json": ADA},
         "two headers": {"headers": [("Authorization", f"Bearer {token}")] * 2, "json": ADA},
     }[where]
-    with httpx2.Client(base_url=address, cookies=given.pop("cookies", None)) as client:
+    with web.Client(base_url=address, cookies=given.pop("cookies", None)) as client:
         assert client.post("/users", **given).status_code == 401
     assert rows(database, "SELECT count(*) FROM users") == [(0,)]
 
@@ -95,7 +96,7 @@ def test_a_good_token_elsewhere_than_in_its_header_is_none(
 def test_a_good_token_of_each_kind_is_accepted(provider: Provider, address: str, key_id: str) -> None:
     """Else all the refusals would prove nothing."""
     headers = {"Authorization": f"Bearer {provider.token(key_id, scope='users:read')}"}
-    assert httpx2.get(f"{address}/users", headers=headers).status_code == 200
+    assert web.get(f"{address}/users", headers=headers).status_code == 200
 
 
 def test_the_table_of_hostile_tokens_is_complete() -> None:
@@ -112,7 +113,7 @@ def test_a_rotation_under_load_gives_no_wrong_401(guarded: Path, database: str) 
 
         def client(number: int) -> None:
             after = 0
-            with httpx2.Client(base_url=address, timeout=30) as session:
+            with web.Client(base_url=address, timeout=30) as session:
                 while after < 50:
                     key_id = "new" if rotated.is_set() and number % 2 else "ec"
                     token = provider.token(key_id, scope="users:read", jti=f"{number} {time.perf_counter_ns()}")

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
-import httpx2
 import pytest
+import web
 from commands import TEMPLATE, free_port, serving
 from services import program, service
 from sql import execute, rows
@@ -52,7 +52,7 @@ def test_the_service_of_the_tutorials_answers_201_for_a_row_that_is_not_stored(
     project: Path, database: str, tmp_path: Path
 ) -> None:
     with tutorial(project, database, tmp_path) as address:
-        statuses = [httpx2.post(f"{address}/people/ada?name={name}").status_code for name in ("Ada", "Eve")]
+        statuses = [web.post(f"{address}/people/ada?name={name}").status_code for name in ("Ada", "Eve")]
     assert statuses == [201, 201]
     assert rows(database, "SELECT name FROM people") == [("Ada",)]
 
@@ -61,7 +61,7 @@ def test_the_service_of_the_tutorials_answers_201_and_then_404(project: Path, da
     async def read_before_the_commit(address: str) -> tuple[int, int]:
         lock = await asyncpg.connect(database)
         await lock.execute(f"SELECT pg_advisory_lock({LOCK})")
-        async with httpx2.AsyncClient(base_url=address) as client:
+        async with web.AsyncClient(base_url=address) as client:
             created = await client.post("/people/bob?name=Bob")
             read = await client.get("/people/bob")
         await lock.close()
@@ -74,7 +74,7 @@ def test_the_service_of_the_tutorials_answers_201_and_then_404(project: Path, da
 
 def test_one_argument_repairs_it(project: Path, database: str, tmp_path: Path) -> None:
     with tutorial(project, database, tmp_path, scope="function") as address:
-        statuses = [httpx2.post(f"{address}/people/ada?name={name}").status_code for name in ("Ada", "Eve")]
+        statuses = [web.post(f"{address}/people/ada?name={name}").status_code for name in ("Ada", "Eve")]
     assert statuses == [201, 500]
 
 
@@ -85,7 +85,7 @@ def test_our_service_answers_201_when_the_row_is_stored(project: Path, migrated:
     async def create_while_commits_wait(address: str) -> None:
         lock = await asyncpg.connect(migrated)
         await lock.execute(f"SELECT pg_advisory_lock({LOCK})")
-        async with httpx2.AsyncClient(base_url=address) as client:
+        async with web.AsyncClient(base_url=address) as client:
             bob = {"email": "bob@example.com", "name": "Bob"}
             creating = asyncio.create_task(client.post("/users", json=bob))
             waiting = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {LOCK} AND NOT granted"
