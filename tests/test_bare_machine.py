@@ -32,7 +32,7 @@ with subprocess.Popen(["make", "demo", f"PORT={sys.argv[1]}"], start_new_session
 """
 CHOSEN = (
     *("created_on_the_page", "default_answers", "first_resource", "half_sent", "keeps_its_data", "newcomer", "queries"),
-    *("role_without", "test_image", "test_machine", "test_updates", "worker_that_is_killed"),
+    *("role_without", "test_image", "test_machine", "test_updates"),
 )
 """Of the template's tests a part in which each program that a machine may lack is missed."""
 
