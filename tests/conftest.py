@@ -29,15 +29,18 @@ HARD_FOLDER = 'it\'s a "folder" (ünï)'
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, and keep together what shares a fixture of its module.
+    """Begin with what takes long, and keep together what shares `guarded` or a fixture of its module.
 
     Each worker of the run has its own `project`, with its own server: a test may stop it.
     """
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
-        shared = item._fixtureinfo.name2fixturedefs.values()
-        if any(fixtures[-1].scope == "module" for fixtures in shared) and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        shared = item._fixtureinfo.name2fixturedefs
+        if not item.get_closest_marker("xdist_group"):
+            if "guarded" in shared:
+                item.add_marker(pytest.mark.xdist_group("guarded"))
+            elif any(fixtures[-1].scope == "module" for fixtures in shared.values()):
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

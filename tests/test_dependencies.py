@@ -44,7 +44,7 @@ def test_no_project_can_have_the_name_of_what_it_depends_on(guarded: Path, tmp_p
 
 @pytest.mark.slow
 def test_the_lowest_versions_that_are_allowed_pass_all_checks_and_tests(tmp_path: Path) -> None:
-    """In the barest project, with hard texts. The newest versions do so in test_project."""
+    """In the barest project, with hard texts. The newest versions do so in test_project and test_bare_machine."""
     lowest = bake(tmp_path, **BAREST, **HARD_TEXTS)
     done = run("make", "check", "test", cwd=lowest, timeout=600, UV_RESOLUTION="lowest-direct")
     assert " passed" in done.stdout

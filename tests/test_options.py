@@ -244,6 +244,6 @@ def test_projects_of_other_options_pass_their_own_checks(project: Path, tmp_path
 
 
 def test_each_choice_of_each_option_is_among_those_that_run() -> None:
-    """The default runs its checks and tests in test_project, the barest in test_dependencies."""
+    """The default runs its checks and tests in test_project and test_bare_machine, the barest in test_dependencies."""
     for option, choices in OPTIONS.items():
         assert {chosen[option] for chosen in (DEFAULT, BAREST, *TO_CHECK)} == set(choices)
