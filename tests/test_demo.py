@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import web
-from commands import free_port, processes_of, serving
+from commands import TEMPLATE, free_port, processes_of, serving
 
 
 def test_make_demo_serves_every_route_of_the_tour_and_leaves_no_process(clone: Path, path_without_uv: str) -> None:
     """In a folder whose path needs quoting, where uv is installed too, and PostgreSQL with the packages."""
+    (clone / ".venv").symlink_to(TEMPLATE / ".venv")  # test_bare_machine installs one
     port = free_port()
     with (
         serving(["make", "demo", f"PORT={port}"], cwd=clone, port=port, timeout=300, PATH=path_without_uv),

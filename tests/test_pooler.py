@@ -64,6 +64,9 @@ SENDS_SQL = [
 PREPARES = [f"tests/database/test_{name}.py" for name in ("promise", "reader", "retry", "session", "statements")]
 """Tests of what uses statements, of one text on many connections, and of a table that changes under them."""
 
+ALIKE = {"REPEATABLE", "SERIALIZABLE", "the_sets_of_columns_that_clients_send"}
+"""What a pooler makes no difference to: other isolation levels than the first, and a limit in the service."""
+
 LIMITS = (
     *("statement_timeout = '30s'", "idle_in_transaction_session_timeout = '60s'"),
     "client_connection_check_interval = '1s'",
@@ -80,6 +83,13 @@ def behind_pooler(project: Path, folder: Path, setting: str) -> Path:
     assert f'{default}"none"' in options.read_text()
     options.write_text(options.read_text().replace(f'{default}"none"', f'{default}"{setting}"'))
     return copy
+
+
+@pytest.fixture(scope="module")
+def newer_pgbouncer() -> Iterator[list[str]]:
+    """The command of a PgBouncer that keeps prepared statements."""
+    with pgbouncer_with_statements() as command:
+        yield command
 
 
 @pytest.fixture
@@ -108,18 +118,19 @@ def test_all_that_sends_sql_works_behind_pgbouncer(project: Path, tmp_path: Path
 
 
 def test_all_that_prepares_statements_works_behind_a_newer_pgbouncer(
-    project: Path, tmp_path: Path, server: str
+    project: Path, tmp_path: Path, server: str, newer_pgbouncer: list[str]
 ) -> None:
     copy = behind_pooler(project, tmp_path, "pgbouncer-prepared")
-    with pgbouncer_with_statements() as pgbouncer, pooled(server, pgbouncer=pgbouncer) as url:
+    with pooled(server, pgbouncer=newer_pgbouncer) as url:
         pass_tests(copy, url, *PREPARES, excluded=DIRECT | UNPREPARED)
 
 
-def test_after_a_changed_column_a_newer_pgbouncer_must_reconnect(project: Path, migrated: str) -> None:
+def test_after_a_changed_column_a_newer_pgbouncer_must_reconnect(
+    project: Path, migrated: str, newer_pgbouncer: list[str]
+) -> None:
     """docs/scaling.md says what to run after such a migration."""
     with (
-        pgbouncer_with_statements() as pgbouncer,
-        pooled(migrated, pgbouncer=pgbouncer) as url,
+        pooled(migrated, pgbouncer=newer_pgbouncer) as url,
         service(project, url, DATABASE_POOLER="pgbouncer-prepared") as (address, _),
     ):
         assert {web.get(f"{address}/users").status_code for _ in range(5)} == {200}
@@ -132,7 +143,7 @@ def test_after_a_changed_column_a_newer_pgbouncer_must_reconnect(project: Path, 
 def pass_tests(project: Path, url: str, *chosen: str, excluded: Iterable[str]) -> None:
     """Run tests of the project on a server; all must pass."""
     ended = run(
-        *(program(project, "pytest"), "-q", "-m", "", "-k", f"not ({' or '.join(excluded)})", *chosen),
+        *(program(project, "pytest"), "-q", "-m", "", "-k", f"not ({' or '.join([*ALIKE, *excluded])})", *chosen),
         cwd=project,
         timeout=600,
         check=False,
@@ -141,16 +152,15 @@ def pass_tests(project: Path, url: str, *chosen: str, excluded: Iterable[str]) -
     assert ended.returncode == 0, ended.stdout[-6000:]
 
 
-def test_a_role_without_time_limits_behind_a_pooler_is_a_line_with_the_commands(
-    project: Path, migrated: str, pooler: str
-) -> None:
+def test_a_role_without_time_limits_behind_a_pooler_is_a_line_with_the_commands(project: Path, migrated: str) -> None:
     """Without the setting the start ends, and says what to set."""
-    refused = failing_start(project, pooler, workers=1).stderr
-    assert "set DATABASE_POOLER=pgbouncer" in refused
-    port = free_port()
-    command = [program(project, "uvicorn"), "app.main:app", "--port", str(port)]
-    with serving(command, cwd=project, port=port, DATABASE_URL=pooler, DATABASE_POOLER="pgbouncer") as process:
-        pass
+    with pooled(migrated) as url:
+        refused = failing_start(project, url, workers=1).stderr
+        assert "set DATABASE_POOLER=pgbouncer" in refused
+        port = free_port()
+        command = [program(project, "uvicorn"), "app.main:app", "--port", str(port)]
+        with serving(command, cwd=project, port=port, DATABASE_URL=url, DATABASE_POOLER="pgbouncer") as process:
+            pass
     (line,) = [line for line in process.output.splitlines() if "DATABASE_POOLER" in line]
     assert all(f"ALTER ROLE postgres SET {limit}" in line for limit in LIMITS)
 

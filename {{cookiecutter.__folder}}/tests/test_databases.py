@@ -1,7 +1,10 @@
 """The databases of the tests: no test sees what another one did."""
 
 import asyncio
+import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -70,3 +73,18 @@ def test_connections_that_a_test_leaves_open_are_ended(databases: Databases) -> 
     with databases.lend() as again:
         assert again == url
         execute(again, _WRITE)
+
+
+def test_the_server_of_the_tests_is_in_memory_where_there_is_room(server_url: str) -> None:
+    if "TEST_DATABASE_URL" in os.environ:
+        pytest.skip("the server of TEST_DATABASE_URL is where it is")
+    memory = Path("/dev/shm")  # noqa: S108
+    has_room = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
+
+    async def place() -> str:
+        connection = await asyncpg.connect(server_url)
+        folder: str = await connection.fetchval("SHOW data_directory")
+        await connection.close()
+        return folder
+
+    assert Path(asyncio.run(place())).is_relative_to(memory) == has_room
