@@ -28,6 +28,7 @@ QUIET = (
 HARD_FOLDER = 'it\'s a "folder" (ünï)'
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long, and keep together what shares `guarded` or a fixture of its module.
 

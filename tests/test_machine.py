@@ -81,8 +81,12 @@ def test_all_processes_of_tests_are_started_by_what_ends_them() -> None:
     assert starting == {"commands.py"}
 
 
-@pytest.mark.xdist_group("together")
-def test_tests_of_a_group_stay_in_one_worker(request: pytest.FixtureRequest) -> None:
+@pytest.fixture(scope="module")
+def shared() -> None:
+    """What the tests of a module share."""
+
+
+def test_tests_that_share_something_stay_in_one_worker(request: pytest.FixtureRequest, shared: None) -> None:
     """If this fails, each worker makes what the tests of a module share: images of containers, whole projects."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        assert request.node.nodeid.endswith("@together")
+        assert request.node.nodeid.endswith("@test_machine")
