@@ -196,6 +196,7 @@ def test_any_email_is_refused_or_held_as_it_is(capfd: pytest.CaptureFixture[str]
         ({"description": "two\nlines"}, False),
         ({"description": "{% raw %}"}, False),
         ({"description": "x" * 301}, False),
+        *(({"description": beginning}, False) for beginning in (" ```", "~~~ x", "<!-- x", "<SCRIPT>", "<pre")),
         ({"project_name": "x" * 101, "project_slug": "x"}, False),
         ({"project_name": "שלום"}, True),  # slugify spells it out
         ({"project_name": "🚀"}, False),  # no slug can be made of it, and none is given

@@ -28,7 +28,7 @@ def test_two_cleanups_share_the_work_and_neither_waits(project: Path, migrated: 
     cleanup = (program(project, "python"), "-m", "app.scripts.cleanup", "--batch-size", "500")
     with ThreadPoolExecutor(2) as pool:
         # A lock that one would wait for longer than this ends it with an error.
-        options = {"DATABASE_URL": f"{migrated}?options=-c%20lock_timeout%3D100ms"}
+        options = {"DATABASE_URL": f"{migrated}?options=-c%20lock_timeout%3D2ms"}
         options["DATABASE_ISOLATION_LEVEL"] = isolation_level
         done = [pool.submit(run, *cleanup, cwd=project, **options) for _ in range(2)]
         counts = [_count(process.result().stderr) for process in done]
