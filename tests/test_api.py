@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from commands import free_port, run, serving
+from services import program
 
 pytestmark = pytest.mark.slow
 
@@ -16,12 +17,10 @@ NOT_OURS = {
 }
 
 
-def test_no_request_makes_a_500_or_an_answer_that_is_not_documented(project: Path, database: str) -> None:
-    venv = project / ".venv" / "bin"
-    run(str(venv / "alembic"), "upgrade", "head", cwd=project, DATABASE_URL=database)
+def test_no_request_makes_a_500_or_an_answer_that_is_not_documented(project: Path, migrated: str) -> None:
     port = free_port()
-    command = [str(venv / "uvicorn"), "app.main:app", "--port", str(port)]
-    with serving(command, cwd=project, port=port, DATABASE_URL=database, LOG_LEVEL="ERROR") as process:
+    command = [program(project, "uvicorn"), "app.main:app", "--port", str(port)]
+    with serving(command, cwd=project, port=port, DATABASE_URL=migrated, LOG_LEVEL="ERROR") as process:
         run(
             str(Path(sys.executable).with_name("schemathesis")),
             "run",

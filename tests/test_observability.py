@@ -16,7 +16,7 @@ from commands import free_port, run, started
 from deployments import compose, load, tool
 from load import new_user
 from machine import where
-from services import program, service
+from services import new_database, program, service
 from sql import execute, rows
 
 PROMTOOL = str(where("promtool"))
@@ -64,11 +64,7 @@ def emitted(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """Names and labels that Prometheus would have, of all that the service and the script emit: faults included."""
     recorded = tmp_path_factory.mktemp("recorded") / "requests.json"
     port = free_port()
-    run("make", "db", cwd=project)
-    line = next(line for line in (project / ".env").read_text().splitlines() if line.startswith("DATABASE_URL="))
-    server = line.removeprefix("DATABASE_URL=").split("  #")[0]
-    database = f"{server.rsplit('/', 1)[0]}/observed"
-    execute(server, "DROP DATABASE IF EXISTS observed WITH (FORCE)", "CREATE DATABASE observed")
+    database = new_database(project)
     run(program(project, "alembic"), "upgrade", "head", cwd=project, DATABASE_URL=database)
     execute(database, *_ALWAYS_A_CONFLICT)
     command = [program(project, "python"), "-m", "dev.collector", "--port", str(port), "--record", str(recorded)]

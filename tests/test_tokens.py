@@ -15,7 +15,7 @@ import web
 from commands import TEMPLATE, run
 from cryptography.hazmat.primitives.asymmetric import ec
 from hostile_tokens import HOSTILE
-from services import program, service
+from services import new_database, program, service
 from sql import rows
 from tokens import Provider
 
@@ -33,10 +33,9 @@ def provider() -> Iterator[Provider]:
 @pytest.fixture(scope="module")
 def database(guarded: Path) -> str:
     """URL of a migrated database of this module."""
-    run("make", "db", cwd=guarded)
-    run(program(guarded, "alembic"), "upgrade", "head", cwd=guarded)
-    line = next(line for line in (guarded / ".env").read_text().splitlines() if line.startswith("DATABASE_URL="))
-    return line.removeprefix("DATABASE_URL=").split("  #")[0]
+    url = new_database(guarded)
+    run(program(guarded, "alembic"), "upgrade", "head", cwd=guarded, DATABASE_URL=url)
+    return url
 
 
 @pytest.fixture(scope="module")
