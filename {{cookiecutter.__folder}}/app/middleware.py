@@ -102,6 +102,8 @@ class RequestMiddleware:
             answer = problem(Request(scope), 500, "The service failed. Quote the request id when you report it.")
             await answer(scope, receive, send_with_id)
         finally:
+            if sessions.after_response:
+                await sessions.close_abandoned()
             if status is None:
                 self._processor.leave(None)
             # Bound when logging is configured, and once, not anew for each line.

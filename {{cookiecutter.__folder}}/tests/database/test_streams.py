@@ -1,6 +1,7 @@
 """The promise where the client hears of a success before the work ends: streams, background tasks, web sockets."""
 
 import asyncio
+import gc
 import io
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
 
@@ -264,6 +265,56 @@ async def test_a_body_that_says_so_commits_after_the_response_has_begun(
     response = await remote.get("/rows")
     assert (response.status_code, "second" in response.text) == (200, True)
     assert (await session.scalars(select(Thing.name))).all() == ["Eve"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_client_that_goes_away_at_a_yield_leaves_no_connection_behind(
+    app: FastAPI, remote: httpx2.AsyncClient, session: AsyncSession, kind: dict[str, Any]
+) -> None:
+    """Whenever Python collects the generator: here not before the connection is back."""
+
+    @app.get("/rows", **kind)
+    async def rows() -> AsyncIterator[str]:
+        async with db_session_dependency.session(after_response=True) as own:
+            await write(own)
+            while True:
+                yield "row"
+
+    returned = asyncio.Event()
+    gc.disable()
+    try:
+        async with remote.stream("GET", "/rows") as response:
+            await anext(response.aiter_raw())
+            event.listen(db_session_dependency.engine.sync_engine, "checkin", lambda *_: returned.set())
+        async with asyncio.timeout(30):
+            await returned.wait()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert not await stored(session)
+
+
+async def test_a_task_of_a_handler_keeps_its_session_when_the_request_has_ended(
+    app: FastAPI, remote: httpx2.AsyncClient, session: AsyncSession
+) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+    tasks = []
+
+    async def later() -> None:
+        async with db_session_dependency.session(after_response=True) as own:
+            await write(own)
+            began.set()
+            await ended.wait()
+
+    @app.post("/task")
+    async def task() -> None:
+        tasks.append(asyncio.create_task(later()))
+        await began.wait()
+
+    assert (await remote.post("/task")).status_code == 200
+    ended.set()
+    await tasks[0]
+    assert await stored(session)
 
 
 async def _rename(session: AsyncSession) -> None:

@@ -42,11 +42,15 @@ class SessionBlock(AbstractAsyncContextManager[AsyncSession]):
     def __init__(self, session: AsyncSession, end: Callable[[Session], None], *, after_response: bool = False) -> None:
         self._session = session
         self._end = end
-        self._request = None if after_response else _request.get()
+        self._after_response = after_response
+        self._request = _request.get()
 
     async def __aenter__(self) -> AsyncSession:
         if self._request is not None:
-            self._task = self._request.add_session()
+            if self._after_response:
+                self._request.after_response[self._session] = asyncio.current_task()
+            else:
+                self._task = self._request.add_session()
         return self._session
 
     async def __aexit__(
@@ -59,7 +63,10 @@ class SessionBlock(AbstractAsyncContextManager[AsyncSession]):
                 closed = True
         finally:
             if self._request is not None:
-                self._request.with_session.remove(self._task)
+                if self._after_response:
+                    del self._request.after_response[self._session]
+                else:
+                    self._request.with_session.remove(self._task)
             if not closed:
                 # Rolls back and closes, even while the task is being cancelled.
                 await self._session.__aexit__(kind, error, traceback)
@@ -104,6 +111,7 @@ class SessionsOfRequest:
         """Tasks that run the handler and send its response: Starlette sends a stream from a task of its own."""
         self._has_begun = False
         self.with_session: list[asyncio.Task[Any] | None] = []
+        self.after_response: dict[AsyncSession, asyncio.Task[Any] | None] = {}
 
     def __enter__(self) -> Self:
         self._token = _request.set(self)
@@ -139,6 +147,15 @@ class SessionsOfRequest:
                 "message after the block of `async with db_session_dependency.session()`"
             )
         self._has_begun = self._scope["type"] == "http"  # each message of a web socket is an answer of its own
+
+    async def close_abandoned(self) -> None:
+        """Roll back and close the sessions that a stream has left open, when the request has ended.
+
+        A generator that is cancelled at its `yield`, since its client has gone, ends only when Python collects it.
+        """
+        for session, task in list(self.after_response.items()):
+            if task is None or task.done() or task is asyncio.current_task():  # not one that outlives the request
+                await session.__aexit__(None, None, None)
 
 
 _request: ContextVar[SessionsOfRequest | None] = ContextVar("_request", default=None)
