@@ -102,8 +102,6 @@ class RequestMiddleware:
             answer = problem(Request(scope), 500, "The service failed. Quote the request id when you report it.")
             await answer(scope, receive, send_with_id)
         finally:
-            if sessions.after_response:
-                await sessions.close_abandoned()
             if status is None:
                 self._processor.leave(None)
             # Bound when logging is configured, and once, not anew for each line.
@@ -117,6 +115,8 @@ class RequestMiddleware:
                 client=(scope.get("client") or (None,))[0],
                 duration_ms=round((time.perf_counter() - start) * 1000, 2),
             )
+            if sessions.after_response:
+                await sessions.close_abandoned()
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         received = 0

@@ -235,14 +235,16 @@ async def test_the_provider_itself_can_be_asked_for_in_function_scope(app: FastA
     assert await stored(session)
 
 
+@pytest.mark.parametrize("says_so", [True, False])
 async def test_a_job_that_a_handler_starts_may_commit_after_the_response(
-    app: FastAPI, client: httpx2.AsyncClient, session: AsyncSession
+    app: FastAPI, client: httpx2.AsyncClient, session: AsyncSession, says_so: bool
 ) -> None:
+    """Its session stays open when the request has ended, even if it says that it commits after the response."""
     jobs: list[asyncio.Task[None]] = []
     begun, answered = asyncio.Event(), asyncio.Event()
 
     async def job() -> None:
-        async with db_session_dependency.session() as own:
+        async with db_session_dependency.session(after_response=says_so) as own:
             await write(own)
             begun.set()
             await answered.wait()

@@ -294,29 +294,6 @@ async def test_a_client_that_goes_away_at_a_yield_leaves_no_connection_behind(
     assert not await stored(session)
 
 
-async def test_a_task_of_a_handler_keeps_its_session_when_the_request_has_ended(
-    app: FastAPI, remote: httpx2.AsyncClient, session: AsyncSession
-) -> None:
-    began, ended = asyncio.Event(), asyncio.Event()
-    tasks = []
-
-    async def later() -> None:
-        async with db_session_dependency.session(after_response=True) as own:
-            await write(own)
-            began.set()
-            await ended.wait()
-
-    @app.post("/task")
-    async def task() -> None:
-        tasks.append(asyncio.create_task(later()))
-        await began.wait()
-
-    assert (await remote.post("/task")).status_code == 200
-    ended.set()
-    await tasks[0]
-    assert await stored(session)
-
-
 async def _rename(session: AsyncSession) -> None:
     await session.execute(text("UPDATE things SET name = 'Eve'"))
 
