@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from commands import TEMPLATE, copy_template, environment, run
+from commands import TEMPLATE, copy_template, environment, install, run
 from containers import Podman, debian, podman_in
 from cookiecutter.main import cookiecutter
 from machine import need, where
@@ -70,7 +70,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A baked and installed project, in a folder whose path needs quoting."""
     folder = tmp_path_factory.mktemp(HARD_FOLDER)
     baked = Path(cookiecutter(str(TEMPLATE), no_input=True, output_dir=str(folder)))
-    run("make", "install", cwd=baked, timeout=300)
+    install(baked)
     yield baked
     run("make", "db-stop", cwd=baked)
 
@@ -86,7 +86,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
             extra_context={"auth": "oidc"},
         )
     )
-    run("make", "install", cwd=baked, timeout=300)
+    install(baked)
     yield baked
     run("make", "db-stop", cwd=baked)
 

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from bakes import BAREST, HARD_TEXTS, OPTIONS, bake, data
+from bakes import OPTIONS, bake, data
 from commands import TEMPLATE, run
 from cookiecutter.exceptions import FailedHookException
 
@@ -40,17 +40,6 @@ def test_no_project_can_have_the_name_of_what_it_depends_on(guarded: Path, tmp_p
     for name in sorted(names):
         with pytest.raises(FailedHookException):
             bake(tmp_path, project_slug=name)
-
-
-@pytest.mark.slow
-def test_the_lowest_versions_that_are_allowed_pass_all_checks_and_tests(tmp_path: Path) -> None:
-    """In the barest project, with hard texts. The newest versions do so in test_project and test_bare_machine."""
-    lowest = bake(tmp_path, **BAREST, **HARD_TEXTS)
-    done = run("make", "check", "test", cwd=lowest, timeout=600, UV_RESOLUTION="lowest-direct")
-    assert " passed" in done.stdout
-    versions = locked(lowest)
-    for name, bound in dependencies(lowest).items():
-        assert f"{versions[name]}.".startswith(f"{bound}."), name
 
 
 def test_no_python_is_taken_that_is_newer_than_the_newest_that_is_tested(tmp_path: Path) -> None:

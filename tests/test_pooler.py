@@ -1,4 +1,7 @@
-"""The generated project's own suite through a real PgBouncer in transaction mode, and what start-up says of one."""
+"""The generated project's own suite through a real PgBouncer in transaction mode, and what start-up says of one.
+
+The tests behind it are those of a project with the lowest versions that are allowed: two laws in one run of the suite.
+"""
 
 import shutil
 import subprocess
@@ -9,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import web
+from bakes import BAREST, HARD_TEXTS, bake
 from commands import free_port, run, serving, started
 from pgbouncer import pgbouncer_with_statements, pooled
 from services import failing_start, program, service
 from sql import execute
+from test_dependencies import dependencies, locked
 
 pytestmark = pytest.mark.slow
 
@@ -57,15 +62,18 @@ UNPREPARED = {
 }
 """Tests that pass only where it keeps none."""
 
-SENDS_SQL = [
-    *("tests/database", "tests/health", "tests/idempotency", "tests/migrations/test_upgrades.py", "tests/scripts"),
-    *("tests/test_dependencies.py", "tests/test_main.py", "tests/users"),
-]
+SENDS_SQL = (
+    *("tests/database/", "tests/health/", "tests/idempotency/", "tests/migrations/test_upgrades.py", "tests/scripts/"),
+    *("tests/test_dependencies.py", "tests/test_main.py", "tests/users/"),
+)
 PREPARES = [f"tests/database/test_{name}.py" for name in ("promise", "reader", "retry", "session", "statements")]
 """Tests of what uses statements, of one text on many connections, and of a table that changes under them."""
 
 ALIKE = {"REPEATABLE", "SERIALIZABLE", "the_sets_of_columns_that_clients_send"}
 """What a pooler makes no difference to: other isolation levels than the first, and a limit in the service."""
+
+NOT_BEHIND = [*ALIKE, *DIRECT, *PREPARED]
+"""Tests that are not run behind a PgBouncer that prepares nothing."""
 
 LIMITS = (
     *("statement_timeout = '30s'", "idle_in_transaction_session_timeout = '60s'"),
@@ -108,13 +116,30 @@ def server(project: Path) -> Iterator[str]:
         process.communicate("")
 
 
-def test_all_that_sends_sql_works_behind_pgbouncer(project: Path, tmp_path: Path, server: str) -> None:
-    """But for the tests of what a pooler does not let through, and no name on that list is out of date."""
-    copy = behind_pooler(project, tmp_path, "pgbouncer")
-    found = run(program(copy, "pytest"), "--collect-only", "-q", "-n", "0", "-m", "", cwd=copy).stdout
+def test_the_lowest_versions_that_are_allowed_pass_all_checks_and_tests(
+    project: Path, tmp_path: Path, server: str
+) -> None:
+    """In the barest project, with hard texts. What sends SQL does so behind a PgBouncer, where that lets it through.
+
+    The newest versions pass the checks and the slow tests in test_project, all others in test_bare_machine.
+    """
+    lowest = bake(tmp_path, **BAREST, **HARD_TEXTS)
+    run("make", "check", cwd=lowest, UV_RESOLUTION="lowest-direct")
+    versions = locked(lowest)
+    for name, bound in dependencies(lowest).items():
+        assert f"{versions[name]}.".startswith(f"{bound}."), name
+
+    found = run(program(lowest, "pytest"), "--collect-only", "-q", "-n", "0", "-m", "", cwd=lowest).stdout
     assert [name for name in DIRECT | PREPARED | UNPREPARED if name not in found] == []
+    direct = {
+        test.partition("[")[0]
+        for test in found.splitlines()
+        if "::" in test and (not test.startswith(SENDS_SQL) or any(name in test for name in NOT_BEHIND))
+    }
+    pass_tests(lowest, "", sorted(direct), "-m", "not slow")
     with pooled(server) as url:
-        pass_tests(copy, url, *SENDS_SQL, excluded=DIRECT | PREPARED)
+        copy = behind_pooler(lowest, tmp_path / "behind", "pgbouncer")
+        pass_tests(copy, url, SENDS_SQL, "-k", f"not ({' or '.join(NOT_BEHIND)})")
 
 
 def test_all_that_prepares_statements_works_behind_a_newer_pgbouncer(
@@ -122,7 +147,8 @@ def test_all_that_prepares_statements_works_behind_a_newer_pgbouncer(
 ) -> None:
     copy = behind_pooler(project, tmp_path, "pgbouncer-prepared")
     with pooled(server, pgbouncer=newer_pgbouncer) as url:
-        pass_tests(copy, url, *PREPARES, excluded=DIRECT | UNPREPARED)
+        names = " or ".join([*ALIKE, *DIRECT, *UNPREPARED])
+        pass_tests(copy, url, PREPARES, "-k", f"not ({names})")
 
 
 def test_after_a_changed_column_a_newer_pgbouncer_must_reconnect(
@@ -140,15 +166,11 @@ def test_after_a_changed_column_a_newer_pgbouncer_must_reconnect(
         assert {web.get(f"{address}/users").status_code for _ in range(5)} == {200}
 
 
-def pass_tests(project: Path, url: str, *chosen: str, excluded: Iterable[str]) -> None:
-    """Run tests of the project on a server; all must pass."""
-    ended = run(
-        *(program(project, "pytest"), "-q", "-m", "", "-k", f"not ({' or '.join([*ALIKE, *excluded])})", *chosen),
-        cwd=project,
-        timeout=600,
-        check=False,
-        TEST_DATABASE_URL=url,
-    )
+def pass_tests(project: Path, url: str, tests: Iterable[str], *options: str) -> None:
+    """Run tests of the project on a server, or on their own; all must pass."""
+    (project / "chosen").write_text("\n".join(tests))
+    command = (program(project, "pytest"), "-q", "-m", "", *options, "@chosen")
+    ended = run(*command, cwd=project, timeout=600, check=False, TEST_DATABASE_URL=url)
     assert ended.returncode == 0, ended.stdout[-6000:]
 
 
