@@ -12,7 +12,7 @@ unexport VIRTUAL_ENV
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench drill picture docs lint fix
+.PHONY: help demo test test-all bench drill picture docs lint fix
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +21,11 @@ demo: .venv/.installed ## Bake the default answers and serve them on http://127.
 	@cookiecutter --no-input --overwrite-if-exists --output-dir .demo . >/dev/null
 	@$(MAKE) --no-print-directory -C .demo/fastapi-service run PORT=$(PORT)
 
-test: lint ## Lint and test the template and the projects that it generates
+test: lint ## Lint and test the template and the projects that it generates, but for the slowest tests
 	@pytest
+
+test-all: lint ## Lint, and run all tests, as CI does
+	@pytest -m ""
 
 bench: .venv/.installed ## Compare the service with a hand-written baseline (ARGS=--quick: two minutes). Needs wrk
 	@uv run --quiet --group bench python -m benchmarks $(ARGS)

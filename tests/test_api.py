@@ -3,11 +3,8 @@
 import sys
 from pathlib import Path
 
-import pytest
 from commands import free_port, run, serving
 from services import program
-
-pytestmark = pytest.mark.slow
 
 NOT_OURS = {
     # It takes e-mails for valid that email-validator refuses: addresses under .test, which can belong to nobody.

@@ -13,8 +13,6 @@ from pgbouncer import pooled
 from services import program
 from test_guide_steps import follow
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def fresh(guarded: Path, bake: Any) -> Path:
@@ -95,11 +93,13 @@ def test_the_image_has_no_issuer(fresh: Path) -> None:
     assert not [line for line in copied if "dev" in line or line.startswith(". ")]
 
 
+@pytest.mark.slow
 def test_authentication(fresh: Path) -> None:
     """The guide, but for the request to somebody's Keycloak."""
     follow("authentication.md", fresh, {"curl -s https://login.example.com": "true https://login.example.com"})
 
 
+@pytest.mark.slow
 def test_the_guide_to_tenants(fresh: Path, uvx: Path, database: str) -> None:
     """The guide, and its tests once more behind a PgBouncer in transaction mode, which has few connections."""
     follow("tenants.md", fresh, TEMPLATE=str(TEMPLATE), PATH=f"{uvx}:{environment()['PATH']}")

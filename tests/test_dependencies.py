@@ -50,7 +50,6 @@ def test_no_python_is_taken_that_is_newer_than_the_newest_that_is_tested(tmp_pat
     assert f"UV_PYTHON ?= >=3.{minors[0]},<3.{minors[-1] + 1}\n" in (project / "Makefile").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
 @pytest.mark.parametrize("python", ["3.11", "3.14"])
 def test_nothing_has_to_be_compiled(project: Path, resolution: str, python: str) -> None:

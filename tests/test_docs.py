@@ -3,15 +3,12 @@
 import json
 from pathlib import Path
 
-import pytest
 from commands import run
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from services import program, service
 from tokens import Provider
-
-pytestmark = pytest.mark.slow
 
 ADA = {"email": "ada@example.com", "name": "Ada"}
 

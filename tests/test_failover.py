@@ -13,8 +13,6 @@ from standby import Server, primary_and_standby
 
 from drill.load import Load
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def servers(project: Path) -> Iterator[tuple[Server, Server]]:

@@ -11,15 +11,12 @@ from typing import Any
 
 import httpx2
 import psutil
-import pytest
 import web
 from commands import run
 from load import Load, new_user
 from servers import frozen, postmaster_of
 from services import PATIENT, service
 from sql import execute, rows
-
-pytestmark = pytest.mark.slow
 
 
 def assert_stored(url: str, acknowledged: list[str]) -> None:

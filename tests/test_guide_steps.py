@@ -153,7 +153,6 @@ def fresh(project: Path, bake: Any) -> Path:
     run("make", "db-stop", cwd=baked)
 
 
-@pytest.mark.slow
 def test_the_first_resource(fresh: Path, uvx: Path) -> None:
     """It ends with `make check`, `make test`, and a request."""
     path = f"{uvx}:{environment()['PATH']}"
@@ -214,7 +213,6 @@ def test_a_room_whose_lines_have_changed_is_left_as_it_is(fresh: Path) -> None:
     assert "take out app/mine.py:1: " in run("make", "remove", "room=idempotency", cwd=fresh).stdout
 
 
-@pytest.mark.slow
 @pytest.mark.needs("curl")
 def test_a_trace_without_docker(fresh: Path) -> None:
     """The trace of a request reaches the development collector."""

@@ -17,8 +17,6 @@ from load import new_user
 from services import PATIENT, service
 from sql import execute, rows
 
-pytestmark = pytest.mark.slow
-
 KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
 
 

@@ -10,8 +10,6 @@ from commands import run, started
 from services import program
 from sql import execute, rows
 
-pytestmark = pytest.mark.slow
-
 
 def fill(url: str, number: int) -> None:
     """Add users that were deleted long ago."""

@@ -52,7 +52,7 @@ def test_in_ci_a_skipped_test_is_a_failure_of_the_run(tmp_path: Path, installed:
 
 def test_ci_skips_nothing_and_is_told_what_to_install() -> None:
     script = (TEMPLATE / ".ci" / "run").read_text()
-    assert "\nNOTHING_SKIPPED=1 make test\n" in script
+    assert "\nNOTHING_SKIPPED=1 make test-all\n" in script
     (told,) = re.findall(r"\$\(python3 (.*)\)", script)
     printed = subprocess.run(
         [sys.executable, told], cwd=TEMPLATE, env={"PATH": ""}, capture_output=True, text=True, check=True

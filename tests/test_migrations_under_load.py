@@ -21,8 +21,6 @@ from sql import execute, rows
 
 from drill.recipes import Block, Release, recipes
 
-pytestmark = pytest.mark.slow
-
 _MODELS = "app/users/models.py"
 _NAME = "     name: Mapped[str] = mapped_column(Text)\n"
 _BIOS = '''"""Routes of what users say about themselves."""
@@ -247,6 +245,7 @@ def test_the_recipes_pass_the_checks_of_a_project(release: Release) -> None:
     run(program(release.folder, "pytest"), *tests, cwd=release.folder, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("transactions", "seconds"), [(1, 9.0), (6, 2.5)])
 def test_a_table_that_is_never_free_is_migrated(
     release: Release, migrated: str, transactions: int, seconds: float

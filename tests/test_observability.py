@@ -136,7 +136,6 @@ def _read(recorded: Path) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.slow
 def test_dashboard_and_alerts_name_only_what_was_emitted(folder: Path, emitted: dict[str, set[str]]) -> None:
     known = {"job", "instance", "le"}.union(*emitted.values())
     for query in queries(folder):
@@ -146,7 +145,6 @@ def test_dashboard_and_alerts_name_only_what_was_emitted(folder: Path, emitted: 
         assert labels <= known, query
 
 
-@pytest.mark.slow
 def test_the_dashboard_shows_all_that_is_emitted(folder: Path, emitted: dict[str, set[str]]) -> None:
     """A metric that nobody looks at is cost."""
     shown = set().union(*(named(query)[0] for query in queries(folder)))
@@ -154,7 +152,6 @@ def test_the_dashboard_shows_all_that_is_emitted(folder: Path, emitted: dict[str
     assert {re.sub("_(bucket|count|sum)$", "", name) for name in shown} == families
 
 
-@pytest.mark.slow
 def test_the_page_names_all_that_is_emitted_with_its_labels(bake: Any, emitted: dict[str, set[str]]) -> None:
     page = (bake() / "docs" / "metrics.md").read_text()
     documented = {

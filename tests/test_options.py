@@ -234,7 +234,6 @@ def test_a_commit_is_formatted_by_the_projects_own_tools(project: Path, tmp_path
     git("commit", "--quiet", "--message=Tidy")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("chosen", TO_CHECK, ids=lambda chosen: "-".join(chosen.values()))
 def test_projects_of_other_options_pass_their_own_checks(project: Path, tmp_path: Path, chosen: dict[str, str]) -> None:
     """They share one venv: what is installed depends on no option."""

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
 from commands import TEMPLATE, run
 from services import program, service
 from sql import execute, rows
@@ -17,7 +16,6 @@ SLOW = [
 ]
 
 
-@pytest.mark.slow
 def test_at_three_times_its_capacity_the_service_does_what_it_can(project: Path, migrated: str) -> None:
     """The limits leave room for a machine that is busy with other tests."""
     execute(migrated, *SLOW)

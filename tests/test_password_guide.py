@@ -11,8 +11,6 @@ from load import Load
 from services import program, service
 from sql import execute, rows
 
-pytestmark = pytest.mark.slow
-
 GUIDE = (TEMPLATE / "docs" / "guides" / "passwords-that-change.md").read_text()
 FUNCTIONS = dict(zip(("rds", "cloud_sql", "azure"), re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL), strict=True))
 IMPORTS = {

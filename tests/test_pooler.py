@@ -19,8 +19,6 @@ from services import failing_start, program, service
 from sql import execute
 from test_dependencies import dependencies, locked
 
-pytestmark = pytest.mark.slow
-
 DIRECT = {
     "a_slow_statement_is_cut_by_the_server": "sets a time limit when the connection starts",
     "a_statement_that_takes_too_long_is_not_run_again_elsewhere": "the same",
@@ -116,6 +114,7 @@ def server(project: Path) -> Iterator[str]:
         process.communicate("")
 
 
+@pytest.mark.slow
 def test_the_lowest_versions_that_are_allowed_pass_all_checks_and_tests(
     project: Path, tmp_path: Path, server: str
 ) -> None:
@@ -142,6 +141,7 @@ def test_the_lowest_versions_that_are_allowed_pass_all_checks_and_tests(
         pass_tests(copy, url, SENDS_SQL, "-k", f"not ({' or '.join(NOT_BEHIND)})")
 
 
+@pytest.mark.slow
 def test_all_that_prepares_statements_works_behind_a_newer_pgbouncer(
     project: Path, tmp_path: Path, server: str, newer_pgbouncer: list[str]
 ) -> None:

@@ -23,10 +23,15 @@ def in_terminal(project: Path, command: str, *, check: bool = True, **env: str) 
     return run("sh", "-c", ACTIVE + command, cwd=project, check=check, **env)
 
 
-@pytest.mark.slow
-def test_make_check_and_the_slow_tests_pass(project: Path) -> None:
-    """`make test` runs all others, here in test_bare_machine and test_dependencies; `make test-all` runs both."""
+def test_make_check_and_make_test_pass(project: Path) -> None:
     run("make", "check", cwd=project)
+    assert re.search(r"= \d+ passed in ", run("make", "test", cwd=project, timeout=600).stdout)
+    assert processes_of(project) == []
+
+
+@pytest.mark.slow
+def test_the_slow_tests_pass(project: Path) -> None:
+    """`make test` runs all others; `make test-all` runs both."""
     tested = in_terminal(project, "pytest -m slow").stdout
     (passed,) = re.findall(r"= (\d+) passed in ", tested)
     only_listed = {"PYTEST_ADDOPTS": "--collect-only -q -n 0"}

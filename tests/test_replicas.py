@@ -18,8 +18,6 @@ from sql import execute, rows
 from standby import Server, primary_and_standby
 from test_guide_steps import blocks, write
 
-pytestmark = pytest.mark.slow
-
 OUTAGE = 3.0
 """Seconds that no read may take: about 0.7 are promised, and a busy machine is given the rest."""
 

@@ -74,7 +74,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return TEMPLATE / "site" / "html"
 
 
-@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > len(rows())
@@ -84,7 +83,6 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     assert [sheet.name for sheet in site.rglob("*.css") if importing.search(sheet.read_text())] == []
 
 
-@pytest.mark.slow
 def test_a_dead_link_and_a_page_outside_of_the_index_fail(site: Path, tmp_path: Path) -> None:
     broken = copy_template(tmp_path / "template")
     with (broken / "docs" / "scaling.md").open("a") as page:
@@ -118,7 +116,6 @@ def phone(browser: Any) -> Iterator[Any]:
     return browser
 
 
-@pytest.mark.slow
 def test_no_page_is_wider_than_a_phone(site: Path, phone: Any) -> None:
     wide = {}
     for page in site.rglob("*.html"):
@@ -129,7 +126,6 @@ def test_no_page_is_wider_than_a_phone(site: Path, phone: Any) -> None:
     assert wide == {}
 
 
-@pytest.mark.slow
 def test_the_search_finds_a_page_by_a_word_in_it(site: Path, browser: Any) -> None:
     browser.get((site / "search.html").as_uri() + "?q=xmin")
     found = browser.find_elements(By.CSS_SELECTOR, "#search-results li a")

@@ -36,7 +36,6 @@ def behind_haproxy(port: int, folder: Path) -> Iterator[int]:
         process.terminate()
 
 
-@pytest.mark.slow
 @pytest.mark.needs("haproxy")
 def test_four_hundred_half_sent_requests_hold_up_nobody_behind_the_proxy_of_the_guide(
     project: Path, migrated: str, tmp_path: Path

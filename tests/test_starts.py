@@ -11,8 +11,6 @@ from commands import free_port, run, started
 from services import failing_start, program
 from sql import execute, rows
 
-pytestmark = pytest.mark.slow
-
 
 def test_a_server_that_is_not_there_yet_is_waited_for(project: Path, migrated: str) -> None:
     run("make", "db-stop", cwd=project)

@@ -19,8 +19,6 @@ from services import new_database, program, service
 from sql import rows
 from tokens import Provider
 
-pytestmark = pytest.mark.slow
-
 ADA = {"email": "ada@example.com", "name": "Ada"}
 
 

@@ -7,13 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
-import pytest
 import web
 from commands import TEMPLATE, free_port, serving
 from services import program, service
 from sql import execute, rows
-
-pytestmark = pytest.mark.slow
 
 PAGE = (TEMPLATE / "docs" / "why.md").read_text()
 LOCK = 7
