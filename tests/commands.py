@@ -128,6 +128,9 @@ def serving(
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(0.1)  # it ends, or it may serve by now
             yield process
+        except BaseException:
+            print(_read(output))  # pytest shows it with the failure of the test
+            raise
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGINT)

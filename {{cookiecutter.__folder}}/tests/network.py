@@ -6,10 +6,24 @@ from contextlib import asynccontextmanager
 from typing import Self
 from urllib.parse import urlsplit
 
-__all__ = ["Network"]
+__all__ = ["Network", "negotiating_tls"]
 
 _READY = b"Z"
 """First byte of PostgreSQL's message ReadyForQuery, which ends the login."""
+
+
+@asynccontextmanager
+async def negotiating_tls(answer: bytes) -> AsyncIterator[str]:
+    """Yield host and port of a server that answers the request for TLS, and closes the connection."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)  # SSLRequest
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 class Network:

@@ -22,6 +22,7 @@ from sqlalchemy.util import await_
 from app.database.errors import (
     READ_ONLY,
     DatabaseUnavailable,
+    TlsFailed,
     cannot_connect_now,
     describe,
     has_outdated_plan,
@@ -186,6 +187,7 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | N
     wants_standby = any("target_session_attrs=prefer-standby" in dsn for dsn in target.dsns)
     if wants_standby:
         attempts = [{**attempt, "target_session_attrs": kind} for kind in ("standby", "any") for attempt in attempts]
+    requires_tls = target.ssl is not None or "sslmode=require" in target.dsns[0] or "sslmode=verify" in target.dsns[0]
     silent_until = dict.fromkeys(target.dsns, 0.0)
 
     @event.listens_for(engine.sync_engine, "do_connect")
@@ -200,12 +202,13 @@ def _listen(engine: AsyncEngine, target: DatabaseUrl, source: PasswordSource | N
         for attempt in sorted(attempts, key=lambda each: time.monotonic() < silent_until[each["dsn"]]):
             try:
                 return dialect.connect(*cargs, **(attempt | cparams))
-            except ssl.SSLCertVerificationError:
-                raise  # an OSError, but no retry can succeed
             except (OSError, dialect.loaded_dbapi.Error) as error:
+                # Without sslmode that is a server that was killed as it answered: its last words came with the answer.
+                no_tls = requires_tls and "rejected SSL upgrade" in str(error)
+                if no_tls or isinstance(error, ssl.SSLCertVerificationError):
+                    raise TlsFailed(f"no TLS with PostgreSQL at {target.address}: {describe(error)}") from error
                 unwanted = isinstance(error.__cause__, TargetServerAttributeNotMatched)
-                absent = isinstance(error, OSError) and "rejected SSL upgrade" not in str(error)
-                if not (unwanted or absent or cannot_connect_now(error)):
+                if not (unwanted or isinstance(error, OSError) or cannot_connect_now(error)):
                     raise
                 if isinstance(error, TimeoutError):
                     silent_until[attempt["dsn"]] = time.monotonic() + _SILENT

@@ -14,6 +14,7 @@ __all__ = [
     "READ_ONLY",
     "DatabaseUnavailable",
     "PasswordUnavailable",
+    "TlsFailed",
     "another_may_answer",
     "cannot_connect_now",
     "constraint_name",
@@ -61,6 +62,10 @@ class DatabaseUnavailable(Exception):
 
 class PasswordUnavailable(DatabaseUnavailable):
     """The function that returns the password for a new connection has failed."""
+
+
+class TlsFailed(DatabaseUnavailable):
+    """The URL asks for TLS, and the server has none or no valid certificate. At start-up that is permanent."""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -9,7 +9,14 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database.errors import DatabaseUnavailable, PasswordUnavailable, describe, is_unavailable, sqlstate
+from app.database.errors import (
+    DatabaseUnavailable,
+    PasswordUnavailable,
+    TlsFailed,
+    describe,
+    is_unavailable,
+    sqlstate,
+)
 
 __all__ = ["DatabaseNotReady", "probe", "wait_for_database"]
 
@@ -56,7 +63,7 @@ async def probe(
         try:
             await ask()
         except Exception as error:
-            if left == 0 or not is_unavailable(error):
+            if left == 0 or isinstance(error, TlsFailed) or not is_unavailable(error):
                 raise
             logger.warning(f"waiting for the database, attempts left: {left}, next in {pause:g} s: {describe(error)}")
             await asyncio.sleep(pause)
@@ -82,11 +89,11 @@ async def wait_for_database(engine: AsyncEngine, *, tries: int = _TRIES, pause: 
 
     try:
         await probe(ask, tries=tries, pause=pause)
+    except (DBAPIError, TlsFailed) as error:
+        fix = _FIXES.get((sqlstate(error) or "")[:2], "check DATABASE_URL")
+        raise DatabaseNotReady(f"DATABASE_URL: PostgreSQL says: {describe(error)}; {fix}") from error
     except DatabaseUnavailable as error:
         fix = "is it running? (`make db` starts one on your own machine)"
         if isinstance(error, PasswordUnavailable):
             fix = "it comes from `database_password` in app/startup.py"
         raise DatabaseNotReady(f"DATABASE_URL: {error} (attempts: {tries}); {fix}") from error
-    except (DBAPIError, OSError) as error:
-        fix = _FIXES.get((sqlstate(error) or "")[:2], "check DATABASE_URL")
-        raise DatabaseNotReady(f"DATABASE_URL: PostgreSQL says: {describe(error)}; {fix}") from error

@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.engine import create_database_engine
-from app.database.errors import DatabaseUnavailable, is_unavailable, sqlstate
+from app.database.errors import DatabaseUnavailable, TlsFailed, is_unavailable, sqlstate
 from tests.example import Thing
-from tests.network import Network
+from tests.network import Network, negotiating_tls
 
 
 async def test_a_peer_that_says_nothing_is_given_up_after_the_connect_timeout(silent_server: str) -> None:
@@ -249,8 +249,18 @@ async def test_a_transaction_that_the_server_ended_is_an_absent_database(
 
 async def test_a_server_without_tls_is_not_waited_for_where_tls_is_required(database_url: str) -> None:
     engine = create_database_engine(f"{database_url}?sslmode=require")
-    with pytest.raises(ConnectionError, match="rejected SSL upgrade"):
+    with pytest.raises(TlsFailed, match="rejected SSL upgrade"):
         await engine.connect()
+
+
+@pytest.mark.parametrize(("parameters", "is_permanent"), [("", False), ("?sslmode=require", True)])
+async def test_a_server_that_is_killed_in_the_negotiation_of_tls_is_away(parameters: str, is_permanent: bool) -> None:
+    """Its last words are read with its answer: asyncpg knows neither."""
+    async with negotiating_tls(b"NSFATAL") as host:
+        with pytest.raises(DatabaseUnavailable) as raised:
+            await create_database_engine(f"postgresql://ada@{host}/orders{parameters}").connect()
+    assert is_unavailable(raised.value)
+    assert isinstance(raised.value, TlsFailed) == is_permanent
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from app.database.engine import create_database_engine
 from app.database.internal.revision import Schema, check_revision, compare_schema
 from app.database.probe import DatabaseNotReady, probe, wait_for_database
 from tests.commands import PROJECT, database_name, newest_revision
-from tests.network import Network
+from tests.network import Network, negotiating_tls
 
 GONE = "postgresql://127.0.0.1:1/orders"
 
@@ -104,17 +104,8 @@ async def test_what_answers_at_once_is_asked_once() -> None:
 
 async def test_an_error_without_an_sqlstate_is_a_line() -> None:
     """Here of a server without TLS."""
-
-    async def refuse_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(8)  # SSLRequest
-        writer.write(b"N")
-        writer.close()
-
-    server = await asyncio.start_server(refuse_tls, "127.0.0.1", 0)
-    async with server:
-        says, waits = await refusal(
-            f"postgresql://127.0.0.1:{server.sockets[0].getsockname()[1]}/orders?sslmode=require"
-        )
+    async with negotiating_tls(b"N") as host:
+        says, waits = await refusal(f"postgresql://{host}/orders?sslmode=require")
     assert "rejected SSL upgrade; check DATABASE_URL" in says
     assert waits == 0
 
