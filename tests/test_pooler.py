@@ -120,7 +120,7 @@ def test_the_lowest_versions_that_are_allowed_pass_all_checks_and_tests(
 ) -> None:
     """In the barest project, with hard texts. What sends SQL does so behind a PgBouncer, where that lets it through.
 
-    The newest versions pass the checks and the slow tests in test_project, all others in test_bare_machine.
+    The newest versions pass all of them in test_project, with no pooler.
     """
     lowest = bake(tmp_path, **BAREST, **HARD_TEXTS)
     run("make", "check", cwd=lowest, UV_RESOLUTION="lowest-direct")
