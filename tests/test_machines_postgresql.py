@@ -18,6 +18,7 @@ def test_the_development_server_is_the_machines_when_told_to(project: Path) -> N
     assert printed.strip() == folder.parent.name
 
 
+@pytest.mark.slow
 def test_a_part_of_the_suite_passes_on_the_machines(project: Path) -> None:
     """Old servers have no rules for letter case of their own, which the e-mails of the users need."""
     ended = run(

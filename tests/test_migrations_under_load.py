@@ -230,6 +230,7 @@ def both_see_what_either_writes(old: str, new: str, user: str) -> None:
         assert web.get(f"{reader}/bios/{user}").json() == web.get(f"{writer}/bios/{user}").json() == text
 
 
+@pytest.mark.slow
 def test_the_recipes_pass_the_checks_of_a_project(release: Release) -> None:
     """`make check` finds nothing unsafe, and each revision goes up, down and up again."""
     for title in _BEFORE:

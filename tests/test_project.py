@@ -206,6 +206,7 @@ def test_make_migration_writes_a_formatted_revision(project: Path) -> None:
         models.write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("root")
 def test_an_ordinary_user_needs_no_more_than_root(bake: Any) -> None:
     ordinary_user = pwd.getpwnam("games")

@@ -284,6 +284,7 @@ def test_each_name_that_the_files_use_is_refused(fresh: Path, database: str) -> 
     assert [name for name in sorted(names) if refusals(fresh, fields=f"{name}:int") == []] == []
 
 
+@pytest.mark.slow
 def test_a_value_is_added_to_a_fixed_set_without_a_locked_table(fresh: Path, database: str) -> None:
     """The migration is written by `make migration`, as the check of drift sees the change."""
     done = scaffold(fresh, "fields=status:open|paid", "migration=yes")
