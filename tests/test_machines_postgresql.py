@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from commands import run
 from machine import machines_postgresql
 from services import program
