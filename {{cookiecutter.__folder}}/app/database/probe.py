@@ -89,7 +89,7 @@ async def wait_for_database(engine: AsyncEngine, *, tries: int = _TRIES, pause: 
 
     try:
         await probe(ask, tries=tries, pause=pause)
-    except (DBAPIError, TlsFailed) as error:
+    except (DBAPIError, OSError, TlsFailed) as error:  # OSError: of the options of the socket
         fix = _FIXES.get((sqlstate(error) or "")[:2], "check DATABASE_URL")
         raise DatabaseNotReady(f"DATABASE_URL: PostgreSQL says: {describe(error)}; {fix}") from error
     except DatabaseUnavailable as error:

@@ -110,6 +110,12 @@ async def test_an_error_without_an_sqlstate_is_a_line() -> None:
     assert waits == 0
 
 
+async def test_an_option_that_the_socket_refuses_is_a_line(database_url: str) -> None:
+    says, waits = await refusal(f"{database_url}?keepalives_idle=100000")
+    assert "Invalid argument; check DATABASE_URL" in says
+    assert waits == 0
+
+
 async def test_a_role_that_may_not_read_is_no_schema_that_is_behind_or_has_diverged(
     session: AsyncSession, database_url: str, server_url: str
 ) -> None:
