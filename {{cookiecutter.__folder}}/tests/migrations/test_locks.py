@@ -213,7 +213,11 @@ async def test_an_attempt_ends_although_the_revision_has_no_lock_timeout(
 
 async def test_a_migration_that_somebody_cancels_is_not_repeated(database_url: str, with_revision: Revisions) -> None:
     start = with_revision("def upgrade():\n    op.execute('SELECT pg_sleep(50)')\n")
-    cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(50)'"
+    # By its wait, not by its text: a statement that is prepared, and does not run yet, cannot be canceled.
+    cancel = (
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    )
     async with upgrading(start, database_url) as process:
         await until_true(database_url, cancel)
         code, said = await end_of(process)
