@@ -186,7 +186,7 @@ def test_rooms_are_removed_one_by_one(fresh: Path) -> None:
     """After each the checks pass. The guide on idempotency ends with `make check` and `make test`."""
     (fresh / ".venv").unlink()  # its own, without the SDK
     (fresh / "uv.lock").unlink()
-    for room in ("replicas", "telemetry"):
+    for room in ("replicas", "telemetry", "overload"):
         run("make", "remove", f"room={room}", cwd=fresh)
         run("make", "check", cwd=fresh, timeout=300)
     follow("idempotency.md", fresh, **_ONLY_OF_ROOMS)
@@ -194,7 +194,9 @@ def test_rooms_are_removed_one_by_one(fresh: Path) -> None:
     assert re.findall(r'drop_table\("(\w+)"', migration.read_text()) == ["idempotency_keys"]
     assert list((fresh / "dev" / "rooms").iterdir()) == []
     code = "".join(path.read_text() for folder in ("app", "tests") for path in (fresh / folder).rglob("*.py"))
-    assert not re.search("app.idempotency|app.telemetry|app.database.replicas|replica_url", code)
+    assert not re.search(
+        "app.idempotency|app.telemetry|app.database.replicas|replica_url|app.overload|internal.pool", code
+    )
 
 
 def test_a_room_whose_lines_have_changed_is_left_as_it_is(fresh: Path) -> None:

@@ -103,7 +103,7 @@ async def ask(engine: AsyncEngine) -> str:
 @pytest.mark.slow
 async def test_a_password_that_changes_twice_under_load_needs_no_restart(role: Role, mount: Mount) -> None:
     """With all connections ended by the server after the second change, only the statements on these may fail."""
-    pool = EngineOptions(pool_size=4)
+    pool = EngineOptions(pool_size=4, pool_timeout=30)
     settings = ServiceSettings(
         database_url=SecretStr(role.url), database_password_file=mount.file, database=pool, auth=callers.options()
     )
