@@ -135,7 +135,8 @@ async def watch_waits(url: str, waits: list[float], stop: threading.Event) -> No
         waits.append(
             await connection.fetchval(
                 "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - waitstart)), 0)::float FROM pg_locks "
-                "JOIN pg_stat_activity USING (pid) WHERE NOT granted AND application_name !~ 'migrations$'"
+                "JOIN pg_stat_activity USING (pid) "
+                "WHERE NOT granted AND datname = current_database() AND application_name !~ 'migrations$'"
             )
         )
         await asyncio.sleep(0.02)

@@ -13,12 +13,7 @@ from app.database.password import read_password_file
 
 __all__ = ["ServiceSettings", "Settings", "SettingsError", "load_settings"]
 
-LogFormat = Literal["json", "console"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-
-
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
 
 
 def _usable_url(url: SecretStr) -> SecretStr:
@@ -85,10 +80,10 @@ class Settings(BaseSettings):
     database_migration_lock_wait: float = Field(default=240, ge=0)
     """How long a migration tries to get its locks on a busy table."""
 
-    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
+    log_level: Annotated[LogLevel, BeforeValidator(lambda level: str(level).upper())] = "INFO"
     """Lowest level that is logged."""
 
-    log_format: LogFormat | None = None
+    log_format: Literal["json", "console"] | None = None
     """Format of the log; None: ``console`` on a terminal, otherwise ``json``."""
 
     @classmethod
@@ -126,13 +121,7 @@ def load_settings(kind: type[ServiceSettings], **overrides: Any) -> ServiceSetti
 
 
 def load_settings(kind: type[Settings] = Settings, **overrides: Any) -> Settings:
-    """Read the settings. Overrides take precedence over the environment and ``.env``.
-
-    Raises
-    ------
-    SettingsError
-        If any is missing or invalid.
-    """
+    """Read the settings, or raise SettingsError. Overrides take precedence over the environment and ``.env``."""
     try:
         return kind(**overrides)
     except UnicodeDecodeError:

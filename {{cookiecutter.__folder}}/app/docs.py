@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 
-__all__ = ["DuplicateOperationIdError", "header", "install_docs", "operation_id", "refuse_duplicate_operation_ids"]
+__all__ = ["DuplicateOperationIdError", "header", "install_docs", "refuse_duplicate_operation_ids"]
 
 _FILES: Final = "docs/files"
 
@@ -49,11 +49,6 @@ def install_docs(app: FastAPI) -> None:
 
 class DuplicateOperationIdError(Exception):
     """Two operations have one id: a generated client would have only one of them. The message has a line for each."""
-
-
-def operation_id(route: Any) -> str:
-    """Return the name of a route's handler: generated clients name their functions after it."""
-    return str(route.name)
 
 
 def refuse_duplicate_operation_ids(app: FastAPI) -> None:

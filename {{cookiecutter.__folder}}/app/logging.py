@@ -28,10 +28,6 @@ class _NamedLogger(structlog.WriteLogger):
         self.name = name
 
 
-def _as_json(event: EventDict, **_: object) -> str:
-    return _encode(event)
-
-
 def _without_color_message(_logger: object, _method: str, event: EventDict) -> EventDict:
     event.pop("color_message", None)  # uvicorn adds a copy of some messages, with terminal codes
     return event
@@ -82,7 +78,7 @@ def configure_logging(settings: Settings) -> None:
     ]
     last: list[Processor] = [
         structlog.processors.ExceptionRenderer(_format),
-        structlog.dev.ConsoleRenderer() if log_format == "console" else structlog.processors.JSONRenderer(_as_json),
+        structlog.dev.ConsoleRenderer() if log_format == "console" else lambda _logger, _method, event: _encode(event),
     ]
 
     # The service's own lines bypass the standard library, which would double the cost of the access line.

@@ -16,7 +16,7 @@ from app.database.internal.transaction import LateCommitError
 from app.database.probe import DatabaseNotReady
 from app.database.session import db_session_dependency
 from app.dependencies import refuse_late_commits
-from app.docs import DuplicateOperationIdError, install_docs, operation_id, refuse_duplicate_operation_ids
+from app.docs import DuplicateOperationIdError, install_docs, refuse_duplicate_operation_ids
 from app.logging import configure_logging
 from app.metadata import DESCRIPTION, NAME, VERSION
 from app.middleware import RequestMiddleware
@@ -67,7 +67,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        generate_unique_id_function=operation_id,
+        generate_unique_id_function=lambda route: route.name,  # generated clients name their functions after it
         telemetry=_TELEMETRY,
     )
     install_problems(app)

@@ -51,11 +51,7 @@ async def open_database(
         async with open_database(settings) as database, database.session() as session: ...
 
     The service passes its `db_session_dependency`, which routes use; by default a new provider of sessions is opened.
-
-    Raises
-    ------
-    DatabaseNotReady
-        If the service cannot work with this database.
+    Raises DatabaseNotReady if the service cannot work with this database.
     """
     database = database or DatabaseSessionDependency()
     replica_url = settings.database_replica_url

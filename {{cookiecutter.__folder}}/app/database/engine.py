@@ -114,6 +114,8 @@ def create_database_engine(
 ) -> AsyncEngine:
     """Create an engine. It connects on first use; the caller disposes of it.
 
+    Raises DatabaseUrlError if the URL or the password is invalid, TypeError if there is no such option.
+
     Parameters
     ----------
     url
@@ -124,13 +126,6 @@ def create_database_engine(
         Additional arguments of ``asyncpg.connect``. They take precedence over the ones set here.
     options
         Fields of `app.database.internal.options.EngineOptions`, such as ``pool_size=5``.
-
-    Raises
-    ------
-    DatabaseUrlError
-        If the URL or the password is invalid.
-    TypeError
-        If there is no such option.
     """
     chosen = EngineOptions(**options)
     if isinstance(password, SecretStr):

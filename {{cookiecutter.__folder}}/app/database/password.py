@@ -20,10 +20,7 @@ Password = str | SecretStr | PasswordSource
 def read_password_file(path: Path) -> str:
     """Return the password in a file, without a newline at its end.
 
-    Raises
-    ------
-    ValueError
-        If the file cannot be read, or is empty. The message is one line.
+    Raises ValueError, with a message of one line, if the file cannot be read or is empty.
     """
     try:
         password = path.read_bytes().decode().removesuffix("\n").removesuffix("\r")
@@ -39,10 +36,7 @@ def read_password_file(path: Path) -> str:
 async def current_password(source: PasswordSource, *, timeout: float | None) -> str:  # noqa: ASYNC109  # a setting
     """Return the password for a new connection. The time limit is in seconds; None: none.
 
-    Raises
-    ------
-    PasswordUnavailable
-        If the function fails, returns nothing or takes too long.
+    Raises PasswordUnavailable if the function fails, returns nothing or takes too long.
     """
     try:
         async with asyncio.timeout(timeout):

@@ -42,7 +42,7 @@ class DatabaseNotReady(Exception):
 async def probe(
     ask: Callable[[], Awaitable[Any]], *, tries: int = _TRIES, pause: float = _PAUSE, logger: Any = None
 ) -> None:
-    """Call a function until it succeeds.
+    """Call a function until it succeeds. Raises the error of the last attempt, or the first that waiting cannot fix.
 
     Parameters
     ----------
@@ -52,11 +52,6 @@ async def probe(
         Maximum number of attempts, and the seconds between two of them.
     logger
         Receives a warning after each failed attempt that will be retried.
-
-    Raises
-    ------
-    Exception
-        The error of the last attempt, or the first error that waiting cannot fix.
     """
     logger = logger or structlog.get_logger(__name__)
     for left in range(tries - 1, -1, -1):
@@ -74,10 +69,7 @@ async def probe(
 async def wait_for_database(engine: AsyncEngine, *, tries: int = _TRIES, pause: float = _PAUSE) -> None:
     """Wait until the server accepts a connection and answers a query. See `probe` for the parameters.
 
-    Raises
-    ------
-    DatabaseNotReady
-        If it does not, or an error occurs that waiting cannot fix.
+    Raises DatabaseNotReady if it does not, or an error occurs that waiting cannot fix.
     """
 
     async def ask() -> None:

@@ -180,17 +180,10 @@ db_session_dependency = DatabaseSessionDependency()
 async def create_async_session(
     engine: AsyncEngine, logger: Any = None, *, statement: Select[Any] | None = None
 ) -> AsyncSession:
-    """Create a session of a given engine. The caller commits and closes it.
+    """Create a session of an engine of `app.database.engine.create_database_engine`. The caller commits and closes it.
 
-    Parameters
-    ----------
-    engine
-        Engine to take connections from; see `app.database.engine.create_database_engine`.
-    logger
-        Receives a warning after each failed attempt that will be retried.
-    statement
-        Select to try first, limited to one row: at most five times, two seconds apart, until it succeeds. Raises the
-        error of the last attempt, or the first one that waiting cannot fix: a wrong password, a missing table.
+    ``statement`` is a select to try first, limited to one row: at most five times, two seconds apart. See `probe` for
+    ``logger``, and for what is raised. Waiting cannot fix a wrong password or a missing table.
     """
     if statement is not None:
         limited = statement.limit(1)

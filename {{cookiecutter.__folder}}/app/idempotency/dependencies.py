@@ -53,12 +53,8 @@ def once(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
         async def create_user(new: NewUser, session: DbSession, request: Request, response: Response) -> UserOut: ...
 
     Key and answer are stored in the transaction of the handler's session, so a request that fails stores neither. The
-    handler must write only in that session. Without the header nothing changes.
-
-    Raises
-    ------
-    TypeError
-        If the handler lacks a parameter of the type `DbSession`, `Request` or `Response`. Their names do not matter.
+    handler must write only in that session. Without the header nothing changes. A handler without a parameter of each
+    of the types `DbSession`, `Request` and `Response` raises TypeError. Their names do not matter.
     """
     hints = get_type_hints(handler, include_extras=True)
     returns = hints.pop("return", Any)
@@ -73,7 +69,9 @@ def once(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
         request.state.advice = "repeat the request with the same Idempotency-Key"
         # The subject of the access token, if routes require one: two callers may choose the same key.
         session, key = arguments[session_], (getattr(request.state, "subject", ""), idempotency_key)
-        stored = await repository.claim(session, key, fingerprint=await _fingerprint(request))
+        target = f"{request.method} {request.scope['path']}".encode()
+        fingerprint = sha256(b"\0".join([target, request.scope["query_string"], await request.body()])).digest()
+        stored = await repository.claim(session, key, fingerprint=fingerprint)
         if stored is not None:
             return Response(stored.body, stored.status, stored.headers)
         answer = _answer(await handler(**arguments), returns, request, arguments[response_])
@@ -94,11 +92,6 @@ def _parameter(handler: Callable[..., Any], hints: dict[str, Any], kind: Any) ->
         f"{handler.__qualname__}: a handler below @once needs `session: DbSession`, whose transaction stores the "
         "answer, `request: Request` and `response: Response`"
     )
-
-
-async def _fingerprint(request: Request) -> bytes:
-    target = f"{request.method} {request.scope['path']}".encode()
-    return sha256(b"\0".join([target, request.scope["query_string"], await request.body()])).digest()
 
 
 def _answer(returned: Any, kind: Any, request: Request, response: Response) -> Response:

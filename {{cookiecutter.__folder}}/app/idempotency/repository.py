@@ -65,9 +65,6 @@ class KeyInUse(Busy):
 class KeyReused(Unprocessable):
     """The key belongs to a different request."""
 
-    def __init__(self) -> None:
-        super().__init__("This Idempotency-Key was sent with a different request; send a new key with a new request.")
-
 
 def _bound(key: CallersKey) -> dict[str, Any]:
     return {"this_caller": key[0], "this_key": key[1]}
@@ -83,13 +80,8 @@ async def claim(session: AsyncSession, key: CallersKey, *, fingerprint: bytes) -
     """Claim a key for the transaction of a session, or return the stored answer. Never waits for another transaction.
 
     After None the request, whose hash is ``fingerprint``, is to be handled in this session. A rollback frees the key.
-
-    Raises
-    ------
-    KeyInUse
-        If another transaction has claimed the key and not ended yet.
-    KeyReused
-        If the stored answer is that of a different request.
+    Raise KeyInUse if another transaction has claimed the key and not ended yet, or KeyReused if the stored answer is
+    that of a different request.
     """
     try:
         if await fetch(session, _CLAIM, **_bound(key), new_fingerprint=fingerprint, lock=_lock(key)):
@@ -102,7 +94,7 @@ async def claim(session: AsyncSession, key: CallersKey, *, fingerprint: bytes) -
     if not rows:
         raise KeyInUse
     if rows[0].fingerprint != fingerprint:
-        raise KeyReused
+        raise KeyReused("This Idempotency-Key was sent with a different request; send a new key with a new request.")
     return rows[0]
 
 

@@ -45,11 +45,7 @@ def start(*, traces: bool, metrics: bool) -> Iterator[None]:
     logger = logging.getLogger("opentelemetry")
     logger.propagate = False
     logger.handlers[:] = [_Once(logging.WARNING)]
-    shutdowns: list[Callable[[], None]] = []
-    if traces:
-        shutdowns.append(_trace(resource))
-    if metrics:
-        shutdowns.append(_measure(resource))
+    shutdowns = [install(resource) for install, wanted in ((_trace, traces), (_measure, metrics)) if wanted]
     _log.info("telemetry is exported", traces=traces, metrics=metrics)
     try:
         yield

@@ -24,6 +24,8 @@ _READS = "SELECT 'secret' FROM things"
 _ADDS_COLUMN = "def upgrade():\n    op.execute('ALTER TABLE things ADD COLUMN added text')\n"
 _ADDS_INDEX = f"def upgrade():\n    {OUTSIDE}    op.execute('CREATE INDEX CONCURRENTLY added ON things (name)')\n"
 _BUSY = "did not get a lock on things, held by "
+# In the databases of other tests, tables have the same numbers.
+_LOCKS = "pg_locks JOIN pg_database ON database = pg_database.oid WHERE datname = current_database() AND"
 
 
 @asynccontextmanager
@@ -247,7 +249,7 @@ async def test_of_a_deadlock_the_migration_is_the_one_that_begins_anew(
     """Where the server looks for deadlocks sooner than an attempt ends."""
     name = database_name(database_url)
     await asyncio.to_thread(execute, database_url, f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'")
-    waits = "EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass)"
+    waits = f"EXISTS (SELECT FROM {_LOCKS} NOT granted AND relation = 'users'::regclass)"
     start = with_revision(
         "tried = []\n\ndef upgrade():\n    op.execute('ALTER TABLE users ADD COLUMN added text')\n"
         "    if not tried:\n        tried.append(True)\n"
@@ -321,7 +323,10 @@ async def test_an_index_that_blocks_nobody_waits_longer_than_an_attempt(
     async with transaction(database_url, update) as holder, upgrading(start, database_url) as process:
         line = await line_with("waiting for a lock on things, held by ", process)
         assert f"pid {holder.get_server_pid()} (application a report" in line
-        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND clock_timestamp() - waitstart > '1.5s'"
+        waits = (
+            "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+            "WHERE datname = current_database() AND NOT granted AND clock_timestamp() - waitstart > '1.5s'"
+        )
         while await result(database_url, waits) == [0]:
             assert process.returncode is None
             await asyncio.sleep(0.1)

@@ -83,24 +83,12 @@ class _Queue(QueueCommon[T]):
         while self._waiting:
             if _answer(self._waiting.popitem(last=False)[0], item):
                 return
-        if self.full():
+        if len(self._items) >= self.maxsize:
             raise Full
         self._items.append(item)
 
-    def get_nowait(self) -> T:
-        return self.get(block=False)
-
-    def put_nowait(self, item: T) -> None:
-        self.put(item, block=False)
-
     def qsize(self) -> int:
         return len(self._items)
-
-    def empty(self) -> bool:
-        return not self._items
-
-    def full(self) -> bool:
-        return len(self._items) >= self.maxsize
 
 
 def _answer(waiter: asyncio.Future[T | None], item: T | None) -> bool:
