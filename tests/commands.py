@@ -3,6 +3,7 @@
 import atexit
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -101,11 +102,12 @@ def started(
 
 
 def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that is free now, below those that Linux gives to outgoing connections at any moment."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
