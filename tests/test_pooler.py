@@ -64,7 +64,10 @@ SENDS_SQL = (
     *("tests/database/", "tests/health/", "tests/idempotency/", "tests/migrations/test_upgrades.py", "tests/scripts/"),
     *("tests/test_dependencies.py", "tests/test_main.py", "tests/users/"),
 )
-PREPARES = [f"tests/database/test_{name}.py" for name in ("promise", "reader", "retry", "session", "statements")]
+PREPARES = [
+    f"tests/database/test_{name}.py"
+    for name in ("lost_connections", "promise", "reader", "retry", "session", "statements")
+]
 """Tests of what uses statements, of one text on many connections, and of a table that changes under them."""
 
 ALIKE = {"REPEATABLE", "SERIALIZABLE", "the_sets_of_columns_that_clients_send"}
